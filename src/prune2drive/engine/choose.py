@@ -1,0 +1,140 @@
+"""From the features of all images of a call to the rows that stay.
+
+Counts and geometry are host integers, so the only question put to the device is "are the features
+finite"; everything else is queued without waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..allocators import Allocator
+from ..errors import PruneError
+from ..layout import Layout
+from ..rig import Rig
+from ..selectors.base import Selector
+from ..tokens import ImageTokens, Selection, View, VisualTokens
+from .clock import Clock
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """Which rows of the flat features stay.
+
+    ``kept`` int64 ``(K,)`` ascending rows of ``features`` ``(T, D)`` (with merged rows written in);
+    ``per_row`` kept visual tokens of each sample, structure included.
+    """
+
+    kept: Tensor
+    features: Tensor
+    per_row: list[int]
+    counts: list[int]
+    indices: Tensor
+    select_ms: Callable[[], float]
+
+
+def assign_views(
+    images: Sequence[Sequence[ImageTokens]], layout: Layout, rig: Rig | None
+) -> list[list[View]]:
+    """The views of each sample; a sample without pictures has none."""
+    return [layout.assign(row, rig, sample) if row else [] for sample, row in enumerate(images)]
+
+
+def allocate(
+    views: Sequence[Sequence[View]], allocator: Allocator, rig: Rig | None, rounding: str
+) -> list[int]:
+    """Tokens to keep of each view, over all samples in order."""
+    return [k for row in views if row for k in allocator.allocate(row, rig, rounding)]
+
+
+def batch_views(rows: Tensor, views: Sequence[Sequence[View]], index: Tensor) -> VisualTokens:
+    """Gather features of views into one padded batch.
+
+    Args:
+        rows: ``(T, D)`` features.
+        index: int64 ``(V, N)`` rows of each view's tokens, -1 beyond its end.
+    """
+    features = rows[index.clamp(min=0)]
+    names = [view for row in views for view in row]
+    samples = [number for number, row in enumerate(views) for _ in row]
+    if any(len(view) < index.shape[1] for view in names):
+        features = features.masked_fill((index < 0)[..., None], 0)
+    return VisualTokens(features, names, samples)
+
+
+def padded(rows: Sequence[Tensor]) -> Tensor:
+    """Stack int64 vectors of different length, -1 at the end of the short ones."""
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=-1)
+
+
+def select(
+    selector: Selector, tokens: VisualTokens, counts: Sequence[int], clock: Clock | None = None
+) -> Selection:
+    """Let a method choose, after checking what goes in and before trusting what comes out."""
+    features = tokens.features.detach()
+    check_finite(features, tokens)
+    clock = clock or Clock(features.device)
+    with clock, torch.no_grad():
+        chosen = selector.select(VisualTokens(features, tokens.views, tokens.samples), counts)
+    if list(chosen.counts) != list(counts) or chosen.indices.shape != (len(counts), max(counts)):
+        raise PruneError(
+            f"{type(selector).__name__} returned {tuple(chosen.indices.shape)} indices and counts "
+            f"{list(chosen.counts)[:6]}..., asked for {list(counts)[:6]}... of {len(counts)} views"
+        )
+    return chosen
+
+
+def check_finite(features: Tensor, tokens: VisualTokens) -> None:
+    """One wait for the device; the search for the culprit happens only when there is one."""
+    if bool(torch.isfinite(features).all()):
+        return
+    view, token, channel = (int(x[0]) for x in (~torch.isfinite(features)).nonzero(as_tuple=True))
+    raise PruneError(
+        f"{tokens.views[view].name} (sample {tokens.samples[view]}): feature of token {token}, channel {channel} "
+        f"is {float(features[view, token, channel])}; check the picture and the dtype of the vision tower "
+        "(fp16 overflows in some towers; bf16 does not)"
+    )
+
+
+def cut_features(
+    flat: Tensor,
+    images: Sequence[Sequence[ImageTokens]],
+    views: Sequence[Sequence[View]],
+    counts: Sequence[int],
+    selector: Selector,
+) -> Cut:
+    """Choose ``counts`` tokens of each view from the flat features ``(T, D)`` of all samples."""
+    device = flat.device
+    totals = [sum(image.length for image in row) for row in images]
+    offsets = [sum(totals[:row]) for row in range(len(totals))]
+    rows = [view.index + offsets[row] for row, group in enumerate(views) for view in group]
+    structure = torch.ones(sum(totals), dtype=torch.bool)
+    for view_rows in rows:
+        structure[view_rows] = False
+    table = padded(rows).to(device, non_blocking=True)
+    valid = padded([torch.ones(k, dtype=torch.long) for k in counts]).to(device, non_blocking=True) > 0
+
+    clock = Clock(device)
+    chosen = select(selector, batch_views(flat, views, table), counts, clock)
+    picked = table.gather(1, chosen.indices.clamp(min=0))
+    if chosen.features is not None:
+        spare = torch.cat([flat, flat.new_zeros(1, flat.shape[1])])
+        target = torch.where(valid, picked, len(flat)).reshape(-1)
+        merged = chosen.features.reshape(-1, flat.shape[1]).to(flat.dtype)
+        flat = spare.index_copy(0, target, merged)[:-1]
+    # One row more than there are tokens: picks beyond a view's count land there and are cut off.
+    keep = torch.cat([structure, torch.zeros(1, dtype=torch.bool)]).to(device, non_blocking=True)
+    keep[torch.where(valid, picked, len(flat)).reshape(-1)] = True
+    keep = keep[:-1]
+    fixed = [int(structure[at : at + n].sum()) for at, n in zip(offsets, totals, strict=True)]
+    by_row = iter(counts)
+    per_row = [
+        fixed[row] + sum(next(by_row) for _ in group) for row, group in enumerate(views)
+    ]
+    # The number of kept rows is known, so a stable sort finds them without asking the device.
+    kept = torch.argsort(~keep, stable=True)[: sum(per_row)]
+    return Cut(kept, flat, per_row, list(counts), chosen.indices, lambda: clock.ms)

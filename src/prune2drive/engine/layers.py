@@ -1,0 +1,289 @@
+"""Tokens that leave in the middle of the decoder stack.
+
+One forward pre-hook on every layer from the first stage on. In the prefill it cuts the hidden states
+at a stage's layer and gathers what later layers need to the shorter sequence; in decode it only
+rebuilds the mask, since every layer's cache has its own length. Layers below the first stage keep
+full caches, and generation asks layer 0 how long the sequence is, so decode positions continue after
+the full prompt by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import PruneError
+from ..families.base import Family
+from ..layer_pruners.base import LayerPruner
+from ..tokens import View, VisualTokens
+from .choose import padded, select
+from .clock import Clock
+from .masks import decode_mask, prefill_mask
+from .record import Record
+from .rewrite import shorten
+
+STATE = "_prune2drive_state"
+"""Attribute of a cache that carries a sequence's cut through decode."""
+
+
+@dataclass(eq=False)
+class Plan:
+    """A prompt as it enters the language model, and what each stage keeps of it.
+
+    ``columns`` int64 ``(V, N)``: prompt column of each view's tokens, -1 beyond its end.
+    ``alive`` int64 ``(V, N)``: the same tokens as indices into the full view.
+    ``valid`` bool ``(B, L)``: real tokens. ``text``: tokens of each row that always stay.
+    """
+
+    length: int
+    valid: Tensor
+    text: list[int]
+    right_padded: bool
+    views: list[list[View]]
+    lengths: list[int]
+    columns: Tensor
+    alive: Tensor
+    stages: list[tuple[LayerPruner, list[int]]]
+    record: Record
+    recorded: set[int] = field(default_factory=set)
+
+
+@dataclass(eq=False)
+class Run:
+    """One sequence batch on its way through the stack: which prompt column each place holds."""
+
+    length: int
+    columns: Tensor
+    valid: Tensor
+    ragged: bool
+    view_columns: Tensor
+    alive: Tensor
+    lengths: list[int]
+    per_layer: dict[int, tuple[Tensor, Tensor, bool]] = field(default_factory=dict)
+    memo: dict[Any, Any] = field(default_factory=dict)
+
+
+class LayerPruning:
+    """The hooks of a model's layer stages; active while attached and a plan is set."""
+
+    def __init__(self, family: Family, pruners: Sequence[LayerPruner]) -> None:
+        self.stack = family.language_model
+        self.layers = list(self.stack.layers)
+        self.by_layer = {pruner.layer: number for number, pruner in enumerate(pruners)}
+        if list(self.by_layer) != sorted(self.by_layer) or len(self.by_layer) < len(pruners):
+            raise PruneError(f"stages at layers {[p.layer for p in pruners]}; give them in ascending order, one each")
+        self.first = min(self.by_layer)
+        if max(self.by_layer) >= len(self.layers):
+            raise PruneError(
+                f"layer {max(self.by_layer)} asked, the language model has layers 0 to {len(self.layers) - 1}"
+            )
+        self.plan: Plan | None = None
+        self.run: Run | None = None
+        self.scatter = False
+        """Whether the last layer's output is put back to full length, for losses over all columns."""
+        self._handles: list[Any] = []
+        self._deepstack: Any = None
+
+    def attach(self) -> None:
+        for number, layer in enumerate(self.layers):
+            if number >= self.first:
+                hook = self._enter(number)
+                self._handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+        self._handles.append(self.layers[-1].register_forward_hook(self._leave))
+        if hasattr(self.stack, "_deepstack_process"):
+            self._deepstack = self.stack._deepstack_process
+            self.stack._deepstack_process = self._add_deepstack
+
+    def detach(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if self._deepstack is not None:
+            del self.stack._deepstack_process
+            self._deepstack = None
+        self.plan = self.run = None
+
+    # -- hooks ----------------------------------------------------------------------------------
+
+    def _enter(self, number: int) -> Any:
+        def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            cache = kwargs.get("past_key_values")
+            if getattr(cache, "is_compileable", False):
+                raise PruneError(
+                    "a static cache has one length for all layers; with a layer pruner use the dynamic cache, or "
+                    "choose before the language model (method='tfps')"
+                )
+            if cache is None or cache.get_seq_length(number) == 0:
+                if self.plan is None:
+                    return None
+                hidden = self._prefill(number, hidden, cache, kwargs)
+            else:
+                run = getattr(cache, STATE, None)
+                if run is None:
+                    return None
+                self._decode(number, run, hidden, cache, kwargs)
+            if args:
+                return (hidden, *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": hidden}
+
+        return hook
+
+    def _leave(self, layer: nn.Module, args: Any, output: Any) -> Any:
+        run, self.run = self.run, None
+        hidden = output[0] if isinstance(output, tuple) else output
+        if run is None or not self.scatter or hidden.shape[1] == run.length:
+            return None
+        full = hidden.new_zeros(hidden.shape[0], run.length, hidden.shape[-1])
+        # Invalid places aim at a spare column that is cut off again.
+        full = torch.cat([full, full[:, :1]], 1)
+        target = torch.where(run.valid, run.columns, run.length)
+        full = full.scatter(1, target[..., None].expand_as(hidden), hidden)[:, :-1]
+        return (full, *output[1:]) if isinstance(output, tuple) else full
+
+    def _add_deepstack(self, hidden: Tensor, visual: Tensor, planes: Tensor) -> Tensor:
+        """Qwen3-VL adds vision features after the first layers: to the tokens still there."""
+        run = self.run
+        if run is not None and hidden.shape[1] != visual.shape[1]:
+            visual = visual.to(run.columns.device)
+            rank = visual.flatten().long().cumsum(0).reshape(visual.shape) - 1
+            visual = visual.gather(1, run.columns) & run.valid
+            planes = planes[rank.gather(1, run.columns)[visual].to(planes.device)]
+        return self._deepstack(hidden, visual, planes)
+
+    # -- prefill --------------------------------------------------------------------------------
+
+    def _prefill(self, number: int, hidden: Tensor, cache: Any, kwargs: dict[str, Any]) -> Tensor:
+        assert self.plan is not None
+        if number == self.first:
+            self.run = start(self.plan, hidden)
+            if cache is not None:
+                setattr(cache, STATE, self.run)
+        run = self.run
+        if run is None:
+            return hidden
+        if (stage := self.by_layer.get(number)) is not None:
+            hidden = self._stage(stage, run, hidden)
+        run.per_layer[number] = (run.columns, run.valid, run.ragged)
+        key = len(run.memo.setdefault("stages", [])), id(kwargs.get("attention_mask"))
+        if key not in run.memo:
+            mask = prefill_mask(kwargs.get("attention_mask"), run.columns, run.valid, run.ragged, hidden.dtype)
+            run.memo[key] = mask, kwargs.get("attention_mask")  # the second keeps the id from being reused
+        kwargs["attention_mask"] = run.memo[key][0]
+        if (rope := kwargs.get("position_embeddings")) is not None:
+            kwargs["position_embeddings"] = tuple(gather_rows(part, run.columns, -2) for part in rope)
+        if isinstance(ids := kwargs.get("position_ids"), Tensor):
+            kwargs["position_ids"] = gather_rows(ids, run.columns, -1)
+        return hidden
+
+    def _stage(self, stage: int, run: Run, hidden: Tensor) -> Tensor:
+        plan = self.plan
+        assert plan is not None
+        pruner, counts = plan.stages[stage]
+        batch, device = len(plan.text), hidden.device
+        # Beams and return sequences repeat each sample's row; the prompt's states are the same in all.
+        repeat = hidden.shape[0] // batch
+        sample = torch.tensor([row for row, views in enumerate(plan.views) for _ in views]).to(device)[:, None]
+        old = run.view_columns
+        columns = run.columns[::repeat]
+        places = torch.zeros(batch, run.length, dtype=torch.long, device=device)
+        places.scatter_(1, columns, torch.arange(columns.shape[1], device=device).expand_as(columns))
+        features = hidden[::repeat][sample, places[sample, old.clamp(min=0)]]
+        features = features.masked_fill((old < 0)[..., None], 0)
+        names = [view for views in plan.views for view in views]
+        alive = subset(names, run.alive, run.lengths)
+        tokens = VisualTokens(features, alive, sample.flatten().tolist())
+        clock = Clock(device)
+        chosen = select(pruner, tokens, counts, clock)
+        if chosen.features is not None:
+            raise PruneError(f"{type(pruner).__name__} merges tokens; inside the language model that is not supported")
+
+        picks = chosen.indices.masked_fill(chosen.indices < 0, old.shape[1]).sort(-1).values
+        beyond = picks >= old.shape[1]
+        picks = picks.clamp(max=old.shape[1] - 1)
+        new = old.gather(1, picks).masked_fill(beyond, -1)
+        run.alive = run.alive.gather(1, picks).masked_fill(beyond, -1)
+        run.view_columns, run.lengths = new, counts
+        if stage not in plan.recorded:
+            plan.recorded.add(stage)
+            plan.record.add_stage(counts, run.alive, lambda: clock.ms)
+
+        stay = torch.ones(batch, run.length + 1, dtype=torch.bool, device=device)
+        stay[sample, torch.where(old < 0, run.length, old)] = False
+        stay[sample, torch.where(new < 0, run.length, new)] = True
+        live = run.valid & stay.repeat_interleave(repeat, 0).gather(1, run.columns)
+        kept = iter(counts)
+        grown = run.length - plan.length
+        rows = [n + grown + sum(next(kept) for _ in views) for n, views in zip(plan.text, plan.views, strict=True)]
+        short = shorten(live, max(rows), plan.right_padded)
+        run.columns = run.columns.gather(1, short.columns)
+        run.valid, run.ragged = short.valid, len(set(rows)) > 1
+        run.memo.setdefault("stages", []).append(stage)
+        return hidden.gather(1, short.columns[..., None].expand(-1, -1, hidden.shape[-1]))
+
+    # -- decode ---------------------------------------------------------------------------------
+
+    def _decode(self, number: int, run: Run, hidden: Tensor, cache: Any, kwargs: dict[str, Any]) -> None:
+        columns, valid, ragged = run.per_layer[number]
+        layer = self.layers[number]
+        window = getattr(layer.self_attn, "sliding_window", None)
+        if window is None:
+            window = getattr(cache.layers[number], "sliding_window", None)
+        eager = getattr(layer.self_attn.config, "_attn_implementation", "") == "eager"
+        kwargs["attention_mask"] = decode_mask(
+            kwargs.get("attention_mask"),
+            columns,
+            valid,
+            ragged,
+            prompt=run.length,
+            cached=cache.layers[number].keys.shape[-2],
+            total=cache.get_seq_length(number) + hidden.shape[1],
+            query=hidden.shape[1],
+            window=window,
+            float_dtype=hidden.dtype if eager else None,
+        )
+
+
+def start(plan: Plan, hidden: Tensor) -> Run:
+    """The state of a sequence batch at the first stage's layer: every column still in its place."""
+    rows, length = hidden.shape[:2]
+    batch = len(plan.text)
+    if rows % batch or length < plan.length:
+        raise PruneError(
+            f"the language model got {rows} sequences of {length} tokens, the prompt had {batch} of {plan.length}; "
+            "with a layer pruner the prefill must be one piece (no prefill_chunk_size)"
+        )
+    grown = torch.ones(rows, length - plan.length, dtype=torch.bool, device=hidden.device)
+    valid = torch.cat([plan.valid.to(hidden.device).repeat_interleave(rows // batch, 0), grown], 1)
+    columns = torch.arange(length, device=hidden.device).expand(rows, length)
+    return Run(length, columns, valid, True, plan.columns, plan.alive, plan.lengths)
+
+
+def gather_rows(tensor: Tensor, columns: Tensor, dim: int) -> Tensor:
+    """Gather along the sequence dimension ``dim`` (-1 or -2) with the batch just before it."""
+    if dim == -1:
+        tensor = tensor[..., None]
+    lead = tensor.shape[:-3] + (columns.shape[0],)
+    index = columns[..., None].expand(*lead, *columns.shape[1:], tensor.shape[-1])
+    out = tensor.expand(*lead, *tensor.shape[-2:]).gather(-2, index)
+    return out[..., 0] if dim == -1 else out
+
+
+def subset(views: Sequence[View], alive: Tensor, lengths: Sequence[int]) -> list[View]:
+    """The views with only their remaining tokens; asks the device only after an earlier stage."""
+    if all(len(view) == n for view, n in zip(views, lengths, strict=True)):
+        return list(views)
+    out = []
+    for view, row, n in zip(views, alive.cpu(), lengths, strict=True):
+        pick = row[:n]
+        out.append(View(view.name, view.index[pick], view.boxes[pick], view.part[pick], view.frame[pick]))
+    return out
+
+
+def view_table(rows: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Host index vectors, one per view, as one padded device table ``(V, N)``."""
+    return padded(rows).to(device, non_blocking=True)

@@ -1,0 +1,56 @@
+"""What ``generate`` says about lengths, kept true for the caller's full prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import PruneError
+
+
+def setting(inputs: dict[str, Any], model: nn.Module, name: str) -> Any:
+    """A generation setting: the call's own, else its generation_config's, else the model's."""
+    if inputs.get(name) is not None:
+        return inputs[name]
+    for config in (inputs.get("generation_config"), getattr(model, "generation_config", None)):
+        if (value := getattr(config, name, None)) is not None:
+            return value
+    return None
+
+
+def prompt_lengths(inputs: dict[str, Any], model: nn.Module, removed: int) -> dict[str, int]:
+    """``max_length`` and ``min_length`` count the prompt, so they shrink with it."""
+    out = {}
+    for name, alternative in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+        value = setting(inputs, model, name)
+        if value and setting(inputs, model, alternative) is None:
+            out[name] = max(value - removed, 0)
+    return out
+
+
+def restore_prompt(out: Any, ids: Tensor, prompt: int) -> Any:
+    """Put the caller's full prompt back in front of what was generated.
+
+    Callers cut the answer off at ``input_ids.shape[1]``; ``prompt`` is the shorter length in ``out``.
+    """
+    sequences = out if isinstance(out, Tensor) else out.sequences
+    full = ids.repeat_interleave(sequences.shape[0] // ids.shape[0], 0).to(sequences.device)
+    sequences = torch.cat([full, sequences[:, prompt:]], 1)
+    if isinstance(out, Tensor):
+        return sequences
+    out.sequences = sequences
+    return out
+
+
+def check_layer_stages(inputs: dict[str, Any], model: nn.Module) -> None:
+    """Refuse what cannot hold a cache of different length in every layer."""
+    kind = setting(inputs, model, "cache_implementation")
+    if kind not in (None, "dynamic", "dynamic_full"):
+        raise PruneError(
+            f"cache_implementation={kind!r} gives all layers one length; with a layer pruner use the dynamic cache, "
+            "or choose before the language model (method='tfps')"
+        )
+    if setting(inputs, model, "prefill_chunk_size") is not None:
+        raise PruneError("prefill_chunk_size splits the prompt that a layer pruner must see whole; leave it out")

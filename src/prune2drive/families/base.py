@@ -1,0 +1,215 @@
+"""What the engine asks of a model family; the one place that knows transformers' internals.
+
+A family says how its images' tokens lie in a prompt (`image_lengths`, `segments`), how it encodes
+pictures, and which position ids an unpruned call would use. Everything else is common.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import PruneError
+from ..tokens import ImageTokens, Segment
+
+Size = tuple[int, int]
+"""Width, height in pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A call's prompt on the host: who is a visual token, and what came with the pictures."""
+
+    ids: Tensor
+    """int64 ``(B, L)``."""
+    mask: Tensor
+    """Bool ``(B, L)``, False at padding."""
+    visual: Tensor
+    """Bool ``(B, L)``, True at image placeholders."""
+    entries: Sequence[int]
+    """Rows of each entry of the encoder's container (images, tiles or samples, by family)."""
+    encoder_kwargs: dict[str, Any]
+    picture_sizes: Callable[[int, int], Sequence[Size | None]] = field(default=lambda row, n: [None] * n)
+    """(sample, images) -> size of each picture, None where unknown."""
+
+    def per_row(self) -> list[int]:
+        """Visual tokens of each sample."""
+        return [int(n) for n in self.visual.sum(-1)]
+
+    def runs(self, row: int) -> list[tuple[int, int]]:
+        """Contiguous placeholders of a sample: (first column, one past the last)."""
+        flags = torch.cat([torch.zeros(1), self.visual[row].float(), torch.zeros(1)])
+        edges = flags.diff()
+        starts = (edges == 1).nonzero().flatten().tolist()
+        ends = (edges == -1).nonzero().flatten().tolist()
+        return list(zip(starts, ends, strict=True))
+
+
+class Family:
+    """A VLM architecture on stock transformers.
+
+    The features a family's ``get_image_features`` returns fill the placeholders in order, over
+    batch and sequence; that invariant is all the engine needs to cut a prompt.
+    """
+
+    model_types: ClassVar[tuple[str, ...]]
+    """``config.model_type`` values it serves."""
+    mrope: ClassVar[bool] = False
+    """Position ids have several rows (text, time, height, width)."""
+    first_position: ClassVar[int] = 0
+    """Position id of the first token in a bare ``forward``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.core = model.base_model
+        self.config = model.config
+        if getattr(self.config, "image_token_id", None) is None:
+            raise PruneError(
+                f"{type(model).__name__} has no image_token_id in its config, so its visual tokens cannot "
+                "be found; load the vision-language class (AutoModelForImageTextToText)"
+            )
+
+    @property
+    def image_token_id(self) -> int:
+        return int(self.config.image_token_id)
+
+    @property
+    def language_model(self) -> nn.Module:
+        """The decoder stack: the module that owns ``layers``."""
+        for name in ("language_model", "text_model"):
+            if (found := getattr(self.core, name, None)) is not None:
+                return found
+        return self.core
+
+    # -- encoding -------------------------------------------------------------------------------
+
+    def encoder_names(self) -> set[str]:
+        """Keywords of a call that belong to the vision encoder."""
+        return set(inspect.signature(self.core.get_image_features).parameters) - {"self", "kwargs"}
+
+    def encode(self, encoder_kwargs: dict[str, Any]) -> Any:
+        """Pictures -> the encoder's output object, features in ``pooler_output``."""
+        return self.core.get_image_features(**encoder_kwargs, return_dict=True)
+
+    def flatten(self, container: Any) -> tuple[Tensor, list[int]]:
+        """Features of all placeholders in order ``(T, D)``, and the rows of each container entry."""
+        entries = [entry.reshape(-1, entry.shape[-1]) for entry in container]
+        return torch.cat(entries), [entry.shape[0] for entry in entries]
+
+    def hand_over(self, out: Any, kept: Tensor, flat: Tensor, per_row: Sequence[int]) -> Any:
+        """Replace the features of an encoder output by the kept rows.
+
+        ``kept`` int64 ``(K,)`` ascending rows of ``flat``; ``per_row`` how many belong to each
+        sample. A list container gets one entry per sample; a tensor container becomes
+        ``(K, 1, D)``: generation counts ``len(entry)`` tokens when it repeats entries for beams.
+        """
+        sizes = [n for n in per_row if n]
+
+        def cut(container: Any, rows: Tensor) -> Any:
+            picked = rows.index_select(0, kept)
+            return picked[:, None] if isinstance(container, Tensor) else list(picked.split(sizes))
+
+        planes = getattr(out, "deepstack_features", None)
+        out.pooler_output = cut(out.pooler_output, flat)
+        if planes is not None:
+            out.deepstack_features = [cut(plane, self.flatten(plane)[0]) for plane in planes]
+        return out
+
+    # -- where the images are -------------------------------------------------------------------
+
+    def images(self, prompt: Prompt) -> list[list[ImageTokens]]:
+        """The images of each sample, in prompt order."""
+        out: list[list[ImageTokens]] = []
+        number = 0
+        for row, lengths in enumerate(self.image_lengths(prompt)):
+            sizes = prompt.picture_sizes(row, len(lengths))
+            start, images = 0, []
+            for length, size in zip(lengths, sizes, strict=True):
+                segments = self.segments(prompt, row, number, start, length, size)
+                images.append(ImageTokens(start, length, tuple(segments)))
+                start += length
+                number += 1
+            out.append(images)
+        return out
+
+    def image_lengths(self, prompt: Prompt) -> list[list[int]]:
+        """Visual tokens of each image of each sample. Default: one container entry per image."""
+        out, entries = [], iter(prompt.entries)
+        for row, total in enumerate(prompt.per_row()):
+            lengths: list[int] = []
+            while sum(lengths) < total:
+                lengths.append(next(entries))
+            if sum(lengths) != total:
+                raise PruneError(
+                    f"sample {row}: {total} image placeholders, but its pictures have {sum(lengths)} tokens; "
+                    "was the prompt truncated?"
+                )
+            out.append(lengths)
+        return out
+
+    def segments(
+        self, prompt: Prompt, row: int, number: int, start: int, length: int, size: Size | None
+    ) -> Sequence[Segment]:
+        """Rectangles of tokens of one image.
+
+        Args:
+            row, number: the sample, and the image counted over the whole batch.
+            start, length: its tokens, counted over the sample's visual tokens.
+            size: width and height of the picture if the layout knows it.
+        """
+        return [Segment(0, near_square(length, size))]
+
+    # -- positions ------------------------------------------------------------------------------
+
+    def positions(self, prompt: Prompt, generating: bool, kwargs: dict[str, Any]) -> Tensor:
+        """Position ids an unpruned call would use: int64 host tensor ``(B, L)`` or ``(4, B, L)``."""
+        if (given := kwargs.get("position_ids")) is not None:
+            given = given.cpu()
+            if given.shape[-2:] == (1, prompt.ids.shape[1]):
+                given = given.expand(*given.shape[:-2], *prompt.ids.shape)
+            return given
+        if generating:
+            return counted(prompt.mask)
+        length = prompt.ids.shape[1]
+        return (torch.arange(length) + self.first_position).expand(prompt.ids.shape[0], length)
+
+
+def counted(mask: Tensor) -> Tensor:
+    """Positions as ``generate`` counts them: 0, 1, ... over real tokens, 0 at padding."""
+    return (mask.long().cumsum(-1) - 1).masked_fill(~mask, 0)
+
+
+def near_square(length: int, size: Size | None = None) -> tuple[int, int]:
+    """Rows and columns of ``length`` tokens: square if it is one, else the factors nearest the picture."""
+    side = math.isqrt(length)
+    if side * side == length:
+        return side, side
+    return tile_grid(length, size)
+
+
+def tile_grid(count: int, size: Size | None) -> tuple[int, int]:
+    """Rows and columns of ``count`` tiles: the factors whose shape is nearest the picture's.
+
+    The processors cut a picture into the canvas of nearest aspect ratio; given the number of tiles
+    that leaves one answer. Without a size the picture is taken as 16:9, a driving camera's.
+    """
+    aspect = size[0] / size[1] if size else 16 / 9
+    pairs = [(count // cols, cols) for cols in range(1, count + 1) if count % cols == 0]
+    return min(pairs, key=lambda pair: abs(aspect - pair[1] / pair[0]))
+
+
+def tiles(rows: int, cols: int, side: tuple[int, int], start: int = 0) -> list[Segment]:
+    """Segments of a picture cut into ``rows`` x ``cols`` tiles of ``side`` tokens each, row by row."""
+    each = side[0] * side[1]
+    out = []
+    for number in range(rows * cols):
+        r, c = divmod(number, cols)
+        box = (c / cols, r / rows, (c + 1) / cols, (r + 1) / rows)
+        out.append(Segment(start + number * each, side, box))
+    return out

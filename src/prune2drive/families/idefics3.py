@@ -1,0 +1,41 @@
+"""Idefics3 and SmolVLM: every tile is its own run of placeholders, the whole picture comes last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..tokens import Segment
+from .base import Family, Prompt, Size, near_square, tile_grid, tiles
+from .markers import last_tile_groups
+
+
+class Idefics3(Family):
+    """``<fake><row_1_col_1> tile ... <fake><global-img> whole <fake>`` for each picture."""
+
+    model_types = ("idefics3", "smolvlm")
+
+    def image_lengths(self, prompt: Prompt) -> list[list[int]]:
+        rows = range(len(prompt.ids))
+        return [[sum(b - a for a, b in group) for group in last_tile_groups(prompt, row)] for row in rows]
+
+    def segments(
+        self, prompt: Prompt, row: int, number: int, start: int, length: int, size: Size | None
+    ) -> Sequence[Segment]:
+        groups = last_tile_groups(prompt, row)
+        before = 0
+        for group in groups:
+            if before == start:
+                break
+            before += sum(b - a for a, b in group)
+        *cut, whole = group
+        side = near_square(whole[1] - whole[0])
+        if not cut:
+            return [Segment(0, side)]
+        # A row of tiles ends with a line break; between its tiles comes the token that also follows
+        # the whole picture.
+        ids = prompt.ids[row]
+        inner = ids[whole[1]] if whole[1] < len(ids) else None
+        cols = next((n for n, run in enumerate(cut, 1) if ids[run[1]] != inner), len(cut))
+        down, across = (len(cut) // cols, cols) if len(cut) % cols == 0 else tile_grid(len(cut), size)
+        thumbnail = Segment(len(cut) * side[0] * side[1], side, thumbnail=True)
+        return [*tiles(down, across, side), thumbnail]

@@ -1,0 +1,28 @@
+"""LLaVA-1.5: one square grid of tokens per picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..tokens import Segment
+from .base import Family, Prompt, Size, near_square
+
+
+class Llava(Family):
+    """CLIP (or Pixtral) tower, one container entry per picture."""
+
+    model_types = ("llava",)
+
+    def segments(
+        self, prompt: Prompt, row: int, number: int, start: int, length: int, size: Size | None
+    ) -> Sequence[Segment]:
+        return [Segment(0, near_square(length, given_size(prompt, number) or size))]
+
+
+def given_size(prompt: Prompt, number: int) -> Size | None:
+    """Width and height of picture ``number`` if the processor passed ``image_sizes`` (height, width)."""
+    sizes = prompt.encoder_kwargs.get("image_sizes")
+    if sizes is None:
+        return None
+    height, width = (int(x) for x in sizes[number])
+    return width, height

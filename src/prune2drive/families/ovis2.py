@@ -1,0 +1,48 @@
+"""Ovis2: a thumbnail first, then tiles separated by column and row tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..tokens import Segment
+from .base import Family, Prompt, Size, near_square, tiles
+
+
+class Ovis2(Family):
+    """``<IMG_START> whole <IMG_GRID> tile <IMG_COL> tile <IMG_ROW> ... <IMG_END>``.
+
+    The five indicator tokens stand in the config in that order: start, grid, column, row, end.
+    """
+
+    model_types = ("ovis2",)
+
+    def groups(self, prompt: Prompt, row: int) -> list[list[tuple[int, int]]]:
+        """Runs of a sample, grouped by picture."""
+        opening = self.config.visual_indicator_token_ids[0]
+        out: list[list[tuple[int, int]]] = []
+        for run in prompt.runs(row):
+            if prompt.ids[row, run[0] - 1] == opening:
+                out.append([])
+            out[-1].append(run)
+        return out
+
+    def image_lengths(self, prompt: Prompt) -> list[list[int]]:
+        rows = range(len(prompt.ids))
+        return [[sum(b - a for a, b in group) for group in self.groups(prompt, row)] for row in rows]
+
+    def segments(
+        self, prompt: Prompt, row: int, number: int, start: int, length: int, size: Size | None
+    ) -> Sequence[Segment]:
+        before = 0
+        for group in self.groups(prompt, row):
+            if before == start:
+                break
+            before += sum(b - a for a, b in group)
+        whole, *cut = group
+        side = near_square(whole[1] - whole[0])
+        if not cut:
+            return [Segment(0, side)]
+        line = self.config.visual_indicator_token_ids[3]
+        down = 1 + sum(int(prompt.ids[row, run[0] - 1] == line) for run in cut)
+        each = side[0] * side[1]
+        return [Segment(0, side, thumbnail=True), *tiles(down, len(cut) // down, side, start=each)]

@@ -1,0 +1,45 @@
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL: merged patches with three-axis positions (M-RoPE)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import PruneError
+from ..tokens import Segment
+from .base import Family, Prompt, Size, counted
+
+
+class QwenVL(Family):
+    """One container entry per picture; its grid is ``image_grid_thw`` after the spatial merge."""
+
+    model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+    mrope = True
+
+    def segments(
+        self, prompt: Prompt, row: int, number: int, start: int, length: int, size: Size | None
+    ) -> Sequence[Segment]:
+        merge = self.config.vision_config.spatial_merge_size
+        times, high, wide = (int(x) for x in prompt.encoder_kwargs["image_grid_thw"][number])
+        grid = (high // merge, wide // merge)
+        return [Segment(t * grid[0] * grid[1], grid) for t in range(times)]
+
+    def positions(self, prompt: Prompt, generating: bool, kwargs: dict[str, Any]) -> Tensor:
+        if kwargs.get("position_ids") is not None:
+            given = super().positions(prompt, generating, kwargs)
+            if given.dim() == 3 and given.shape[0] == 3:
+                given = torch.cat([counted(prompt.mask)[None], given])
+            return given
+        known = inspect.signature(self.core.get_rope_index).parameters
+        if kwargs.get("mm_token_type_ids") is None and "mm_token_type_ids" in known:
+            raise PruneError("mm_token_type_ids is missing; pass everything the processor returns")
+        # On the host: the model's own routine reads single values, each of which would make a GPU wait.
+        given = {**prompt.encoder_kwargs, **kwargs}
+        extra = {k: v.cpu() for k, v in given.items() if k in known and isinstance(v, Tensor)}
+        extra |= {"input_ids": prompt.ids, "attention_mask": prompt.mask.long()}
+        three = self.core.get_rope_index(**extra)[0]
+        return torch.cat([counted(prompt.mask)[None], three])

@@ -1,0 +1,6 @@
+"""Methods that choose inside the language model."""
+
+from .base import LayerPruner
+from .tfps import TFPSLayer
+
+__all__ = ["LayerPruner", "TFPSLayer"]

@@ -1,0 +1,54 @@
+"""Random: the control every method has to beat.
+
+Idea: a fixed shuffle of each view, cut after k tokens. Neighbouring visual tokens say much the same,
+so a random tenth of them keeps most of what a picture tells. A method that does not beat it has
+learnt nothing about the picture, whatever its table says.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ..errors import PruneError
+from ..tokens import Selection, VisualTokens
+from .base import Selector
+
+
+@dataclass(frozen=True)
+class Random(Selector):
+    """Keep the first k tokens of a shuffle fixed by ``seed`` and the camera's name.
+
+    The same camera is shuffled alike wherever it stands in a batch, and the picks for k are the
+    first of the picks for more. Runs that report random selection should vary ``seed``.
+    """
+
+    name: ClassVar[str] = "random"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise PruneError(f"random: seed {self.seed} is negative; seeds count from 0")
+
+    def select(self, tokens: VisualTokens, counts: Sequence[int]) -> Selection:
+        rows = [
+            _shuffle(self.seed, view.name, len(view))[:k]
+            for view, k in zip(tokens.views, counts, strict=True)
+        ]
+        indices = pad_sequence(rows, batch_first=True, padding_value=-1)
+        return Selection(indices.to(tokens.features.device, non_blocking=True), list(counts))
+
+
+@lru_cache(maxsize=1024)
+def _shuffle(seed: int, name: str, n: int) -> Tensor:
+    # Drawn on the host: an accelerator's generator would differ between devices.
+    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return torch.from_numpy(generator.permutation(n))

@@ -190,7 +190,7 @@ def paligemma(tok) -> transformers.PaliGemmaConfig:
 
 
 def ovis2(tok) -> transformers.Ovis2Config:
-    markers = ["<IMG_START>", "<IMG_END>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>"]
+    markers = ["<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>"]
     return transformers.Ovis2Config(
         vision_config=_vision("ovis2_vision", vocab_size=64, hidden_stride=2, num_visual_indicator_tokens=5),
         text_config=text_config("qwen2"),

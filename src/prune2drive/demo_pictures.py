@@ -75,7 +75,9 @@ def _box(x: float, y: float, z: float, size: Point, colour: Colour) -> list[Face
             light = 1.0 if out < 0 else 0.72
             faces.append(_pane(1, y + out * dy, (x - dx, x + dx), (z, top), _shade(colour, light)))
     if _seen(2, top, 1):
-        corners: list[Point] = [(x + i * dx, y + j * dy, top) for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+        corners: list[Point] = [
+            (x + i * dx, y + j * dy, top) for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))
+        ]
         faces.append((corners, _shade(colour, 1.12)))
     return faces
 
@@ -90,7 +92,9 @@ def _vehicle(scene: _Scene, x: float, y: float, size: Point, colour: Colour, ahe
     """Shadow, wheels, body, windows and lamps of a car, van or bus, lengthways on the road."""
     length, width, height = size
     tall = height > 1.9
-    shadow = [(x + i * length * 0.54, y + j * width * 0.6, 0.0) for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+    shadow = [
+        (x + i * length * 0.54, y + j * width * 0.6, 0.0) for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))
+    ]
     scene.ground.append((shadow, (62, 65, 70)))
     # Painted in this order: the body hides the upper half of the wheels, windows lie on the body.
     faces: list[Face] = []
@@ -107,26 +111,34 @@ def _vehicle(scene: _Scene, x: float, y: float, size: Point, colour: Colour, ahe
             if _seen(1, wall, side):
                 for n in range(panes):
                     left = x - length / 2 + (n + 0.12) * length / panes
-                    faces.append(_pane(1, wall, (left, left + 0.76 * length / panes), (low, high), (52, 66, 82)))
+                    faces.append(
+                        _pane(1, wall, (left, left + 0.76 * length / panes), (low, high), (52, 66, 82))
+                    )
                 stripe = (x - length / 2, x + length / 2)
-                faces.append(_pane(1, wall, stripe, (0.3 + body * 0.34, 0.3 + body * 0.4), _shade(colour, 1.3)))
+                faces.append(
+                    _pane(1, wall, stripe, (0.3 + body * 0.34, 0.3 + body * 0.4), _shade(colour, 1.3))
+                )
         for end in (-1, 1):
             if _seen(0, x + end * length / 2, end):
                 half = width * 0.42
                 faces.append(_pane(0, x + end * length / 2, (y - half, y + half), (low, high), (60, 76, 94)))
     else:
-        faces += _box(x - length * 0.04, y, 0.3 + body, (length * 0.54, width * 0.88, height * 0.36), (58, 72, 88))
+        faces += _box(
+            x - length * 0.04, y, 0.3 + body, (length * 0.54, width * 0.88, height * 0.36), (58, 72, 88)
+        )
     for end in (-1, 1):
         if _seen(0, x + end * length / 2, end):
             lamp = (255, 246, 214) if (end > 0) == ahead else (214, 40, 40)
-            for side in (-0.36, 0.36):
-                w = y + side * width
+            for part in (-0.36, 0.36):
+                w = y + part * width
                 faces.append(_pane(0, x + end * length / 2, (w - 0.16, w + 0.16), (0.62, 0.84), lamp))
     scene.add(x, y, faces)
 
 
 def _pedestrian(scene: _Scene, x: float, y: float, coat: Colour) -> None:
-    legs = _box(x, y - 0.11, 0, (0.18, 0.16, 0.85), (42, 46, 60)) + _box(x, y + 0.11, 0, (0.18, 0.16, 0.85), (50, 54, 70))
+    legs = _box(x, y - 0.11, 0, (0.18, 0.16, 0.85), (42, 46, 60)) + _box(
+        x, y + 0.11, 0, (0.18, 0.16, 0.85), (50, 54, 70)
+    )
     head = _box(x, y, 1.5, (0.22, 0.22, 0.26), (224, 178, 146))
     scene.add(x, y, legs + _box(x, y, 0.82, (0.3, 0.52, 0.66), coat) + head)
 
@@ -183,14 +195,31 @@ def _world(rng: random.Random) -> _Scene:
         scene.strip(x, x + 3.5, -5.5, -5.36, (232, 232, 226))
     for k in range(12):
         scene.strip(16, 19, -8.6 + k * 1.25, -8.0 + k * 1.25, (236, 236, 230))  # crossing
-    walls: Sequence[Colour] = ((196, 170, 146), (168, 178, 190), (206, 196, 176), (176, 140, 122), (150, 160, 168))
+    walls: Sequence[Colour] = (
+        (196, 170, 146),
+        (168, 178, 190),
+        (206, 196, 176),
+        (176, 140, 122),
+        (150, 160, 168),
+    )
     for side in (1, -1):
-        x = -120.0
-        while x < 125:
-            length, depth, height = rng.uniform(13, 24), rng.uniform(10, 15), rng.choice((7.5, 10.8, 14.1, 20.7))
+        end = -120.0
+        while end < 125:
+            length, depth, height = (
+                rng.uniform(13, 24),
+                rng.uniform(10, 15),
+                rng.choice((7.5, 10.8, 14.1, 20.7)),
+            )
             edge = 17 if side > 0 else 20
-            _building(scene, rng, x + length / 2, side * (edge + depth / 2), (length, depth, height), rng.choice(walls))
-            x += length + rng.choice((0.6, 3.0, 9.0))
+            _building(
+                scene,
+                rng,
+                end + length / 2,
+                side * (edge + depth / 2),
+                (length, depth, height),
+                rng.choice(walls),
+            )
+            end += length + rng.choice((0.6, 3.0, 9.0))
         for x in range(-90, 100, 15):
             if rng.random() < 0.75:
                 _tree(scene, rng, x + rng.uniform(-3, 3), side * (12.8 if side > 0 else 15.4))
@@ -232,7 +261,8 @@ def _draw(camera: Camera, scene: _Scene, seed: int) -> Image.Image:
         mist = 1 - math.exp(-depth / 170)
         r, g, b = (round(c + (h - c) * mist) for c, h in zip(colour, _HAZE, strict=True))
         canvas.polygon(
-            [(width / 2 - focal * y / x, horizon - focal * (z - _EYE) / x) for x, y, z in ahead], fill=(r, g, b)
+            [(width / 2 - focal * y / x, horizon - focal * (z - _EYE) / x) for x, y, z in ahead],
+            fill=(r, g, b),
         )
 
     for points, colour in scene.ground:
@@ -262,15 +292,17 @@ def _sky(width: int, height: int, seed: int) -> Image.Image:
     column = Image.new("RGB", (1, 64))
     for y in range(64):
         t = y / 63
-        column.putpixel((0, y), tuple(round(a + (b - a) * t**0.8) for a, b in zip((122, 166, 214), _HAZE, strict=True)))
+        column.putpixel(
+            (0, y), tuple(round(a + (b - a) * t**0.8) for a, b in zip((122, 166, 214), _HAZE, strict=True))
+        )
     sky = column.resize((width, height), Image.Resampling.BICUBIC)
     small = Image.new("L", (width // 8, height // 8), 0)
     pen = ImageDraw.Draw(small)
     for _ in range(7):
-        x, y = rng.uniform(0, small.width), rng.uniform(0.05, 0.7) * small.height
+        left, top = rng.uniform(0, small.width), rng.uniform(0.05, 0.7) * small.height
         for _ in range(9):
             dx, dy, r = rng.gauss(0, 24), rng.gauss(0, 3), rng.uniform(5, 11)
-            pen.ellipse((x + dx - 2 * r, y + dy - r / 2, x + dx + 2 * r, y + dy + r / 2), fill=150)
+            pen.ellipse((left + dx - 2 * r, top + dy - r / 2, left + dx + 2 * r, top + dy + r / 2), fill=150)
     mask = small.filter(ImageFilter.GaussianBlur(5)).resize((width, height), Image.Resampling.BICUBIC)
     sky.paste((246, 248, 250), (0, 0), mask)
     return sky

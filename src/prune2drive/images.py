@@ -97,8 +97,8 @@ def load_frame(
     missing = [camera for camera in wanted if camera not in files]
     if missing:
         raise PruneError(
-            f"{missing[0]}: no picture in {path} ({len(wanted) - len(missing)} of {len(wanted)} cameras found; "
-            f"missing: {', '.join(missing)}). Name a file {missing[0]}.jpg, or choose other cameras."
+            f"{missing[0]}: no picture in {path} ({len(wanted) - len(missing)} of {len(wanted)} cameras "
+            f"found; missing: {', '.join(missing)}). Name a file {missing[0]}.jpg, or choose other cameras."
         )
     return Frame(name, {c: open_picture(files[c], c) for c in wanted}, {c: files[c] for c in wanted})
 
@@ -141,8 +141,8 @@ def open_picture(path: Path, camera: str) -> Image.Image:
         except (OSError, SyntaxError, ValueError, EOFError) as error:
             # The decoder gives up where the data ends; its message holds the only position there is.
             raise PruneError(
-                f"{camera}: {path} is truncated or damaged at or before byte {path.stat().st_size} ({error}). "
-                "Re-export it."
+                f"{camera}: {path} is truncated or damaged at or before byte {path.stat().st_size} "
+                f"({error}). Re-export it."
             ) from None
 
 
@@ -168,8 +168,8 @@ def _scan(root: Path, known: tuple[str, ...]) -> dict[str, Path]:
             names = ", ".join(p.relative_to(root).as_posix() for p in paths[:3])
             more = ", ..." if len(paths) > 3 else ""
             raise PruneError(
-                f"{camera}: {len(paths)} pictures in {root} ({names}{more}). Keep one per camera, or list the "
-                "frame's files in a JSON file."
+                f"{camera}: {len(paths)} pictures in {root} ({names}{more}). Keep one per camera, or list "
+                "the frame's files in a JSON file."
             )
     if strangers:
         raise PruneError(
@@ -197,7 +197,7 @@ def _camera_of(path: Path, known: tuple[str, ...]) -> str | None:
     hits = [a for a in hits if not any(a != b and a in b for b in hits)]  # "front" inside "front left"
     if len(hits) > 1:
         raise PruneError(
-            f"{path} carries the names of {len(hits)} cameras ({', '.join(hits)}). Rename it after one of them."
+            f"{path} carries the names of {len(hits)} cameras ({', '.join(hits)}). Rename it after one."
         )
     return hits[0] if hits else None
 
@@ -261,7 +261,8 @@ def _pick_frame(frames: list[Any], path: Path, frame: str | int | None) -> tuple
         index = int(frame)
     else:
         raise PruneError(
-            f"frame {frame!r} is not in {path}: use 0 ... {len(records) - 1} or an id.{did_you_mean(str(frame), ids)}"
+            f"frame {frame!r} is not in {path}: use 0 ... {len(records) - 1} or an id."
+            f"{did_you_mean(str(frame), ids)}"
         )
     return ids[index], records[index]
 

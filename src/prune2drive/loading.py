@@ -105,7 +105,8 @@ def _check_shard(shard: Path) -> None:
             pass
     except (SafetensorError, OSError) as error:
         raise PruneError(
-            f"weight file {shard} ({shard.stat().st_size} bytes) is damaged: {error}. Download or copy it again."
+            f"weight file {shard} ({shard.stat().st_size} bytes) is damaged: {error}. "
+            "Download or copy it again."
         ) from None
 
 
@@ -113,7 +114,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise PruneError(f"{path} is not JSON ({error}). Copy it again from where the model came from.") from None
+        raise PruneError(
+            f"{path} is not JSON ({error}). Copy it again from where the model came from."
+        ) from None
     if not isinstance(data, dict):
         raise PruneError(f"{path} holds a JSON {type(data).__name__}, not an object. Copy it again.")
     return data
@@ -125,7 +128,7 @@ def _load_weights(source: str, dtype: Any, attn: str | None, common: dict[str, A
     options = dict(common, dtype=dtype, use_safetensors=True, output_loading_info=True)
     if attn is not None:
         options["attn_implementation"] = attn
-    classes = ("AutoModelForImageTextToText", "AutoModelForCausalLM", "AutoModel")
+    classes: tuple[str, ...] = ("AutoModelForImageTextToText", "AutoModelForCausalLM", "AutoModel")
     if not common["trust_remote_code"]:
         # The other two read text-only models, or, with the code that ships with them, odd ones.
         classes = classes[:1]
@@ -141,11 +144,15 @@ def _load_weights(source: str, dtype: Any, attn: str | None, common: dict[str, A
         missing = sorted(info.get("missing_keys", ()))
         if missing:
             raise PruneError(
-                f"{source}: {len(missing)} weights are missing from its files (first: {missing[0]}); they would be "
-                "random. Download or copy the model again."
+                f"{source}: {len(missing)} weights are missing from its files (first: {missing[0]}); they "
+                "would be random. Download or copy the model again."
             )
         return model
-    hint = "" if common["trust_remote_code"] else " If it ships its own code and you trust it: --trust-remote-code."
+    hint = (
+        ""
+        if common["trust_remote_code"]
+        else " If it ships its own code and you trust it: --trust-remote-code."
+    )
     raise PruneError(f"cannot load the model {source}: {_first_line(failure)}{hint}") from failure
 
 
@@ -160,7 +167,8 @@ def _load_processor(source: str, common: dict[str, Any]) -> Any:
                 return _without_video(source, common)
             except Exception:
                 raise PruneError(
-                    f"the processor of {source} needs torchvision, which is not installed. Run: {_TORCHVISION}"
+                    f"the processor of {source} needs torchvision, which is not installed. "
+                    f"Run: {_TORCHVISION}"
                 ) from error
         raise PruneError(f"cannot load the processor of {source}: {_first_line(error)}") from error
     if not hasattr(processor, "image_processor"):
@@ -181,7 +189,7 @@ def _without_video(source: str, common: dict[str, Any]) -> Any:
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
     config = AutoConfig.from_pretrained(source, **common)
-    base = PROCESSOR_MAPPING[type(config)]
+    base: Any = PROCESSOR_MAPPING[type(config)]
     parts = set(base.get_attributes())
     if not {"tokenizer", "image_processor", "video_processor"} >= parts or "video_processor" not in parts:
         raise PruneError(f"{base.__name__} has parts {sorted(parts)}, not pictures, text and video.")

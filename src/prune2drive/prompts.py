@@ -38,7 +38,9 @@ def build_inputs(
     """
     cameras = list(cameras)
     if not frames or not cameras:
-        raise PruneError(f"nothing to ask about: {len(frames)} frames, {len(cameras)} cameras. Give one at least.")
+        raise PruneError(
+            f"nothing to ask about: {len(frames)} frames, {len(cameras)} cameras. Give one at least."
+        )
     questions = [question] * len(frames) if isinstance(question, str) else list(question)
     if len(questions) != len(frames):
         raise PruneError(f"{len(questions)} questions for {len(frames)} frames. Give one, or one per frame.")
@@ -53,7 +55,9 @@ def build_inputs(
     options: dict[str, Any] = {"return_tensors": "pt"}
     if len(texts) > 1:
         if tokenizer.pad_token is None:
-            raise PruneError("the tokenizer has no pad_token for a batch. Set tokenizer.pad_token, or ask one by one.")
+            raise PruneError(
+                "the tokenizer has no pad_token for a batch. Set tokenizer.pad_token, or ask one by one."
+            )
         options.update(padding=True, padding_side="left")
     bos = getattr(tokenizer, "bos_token", None)
     if bos and texts[0].startswith(bos):
@@ -93,7 +97,9 @@ def prompt_text(processor: Any, question: str, cameras: Sequence[str]) -> str:
     fallback = None
     for content in attempts:
         try:
-            text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+            text = processor.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
         except Exception as error:  # jinja templates fail in every way on a content they do not know
             failure = error
             continue

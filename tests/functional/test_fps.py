@@ -119,8 +119,11 @@ def test_integer_features_give_exactly_the_oracles_picks(metric, x, data):
     """Integer distances are exact in float32, so even every tie must fall as in the oracle."""
     k = data.draw(st.integers(1, len(x)))
     start = data.draw(st.sampled_from(["isolated", len(x) - 1]))
-    got = fps(torch.from_numpy(x).float(), k, start=start, metric=metric).tolist()
-    assert got == oracle(x, k, start, metric)
+    want = oracle(x, k, start, metric)
+    assert fps(torch.from_numpy(x).float(), k, start=start, metric=metric).tolist() == want
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MATRIX_BYTES", 1)
+        assert fps(torch.from_numpy(x).float(), k, start=start, metric=metric).tolist() == want
 
 
 @settings(max_examples=150, deadline=None)
@@ -347,19 +350,24 @@ def test_views_done_in_turn_equal_views_done_together(monkeypatch):
 
 
 def test_tf32_bf16_and_autocast_do_not_reach_the_distances():
-    x = randn(2, 200, 512) + 2.0
-    want = fps(x, 100)
+    """Processors without bf16 products ignore the setting; elsewhere the raw product below does differ."""
+    x = randn(2, 300, 2048) + 2.0
+    want, gram, row = fps(x, 100), module._gram(x), module._dots(x[:, :64], x)
+    released = fps(x, 100, compat="released")
     before = torch.backends.mkldnn.matmul.fp32_precision
     torch.backends.mkldnn.matmul.fp32_precision = "bf16"
     try:
+        assert torch.equal(module._gram(x), gram)
+        assert torch.equal(module._dots(x[:, :64], x), row)
         assert torch.equal(fps(x, 100), want)
         assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
     finally:
         torch.backends.mkldnn.matmul.fp32_precision = before
     with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(module._gram(x), gram)
+        assert torch.equal(module._dots(x[:, :64], x), row)
         assert torch.equal(fps(x, 100), want)
-        released = fps(x, 100, compat="released")
-    assert torch.equal(released, fps(x, 100, compat="released"))
+        assert torch.equal(fps(x, 100, compat="released"), released)
 
 
 def test_threads_do_not_disturb_each_other():

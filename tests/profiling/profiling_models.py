@@ -32,7 +32,8 @@ TINY = {
     "qwen2_5_vl": {
         "vision_config": {
             "model_type": "qwen2_5_vl_vision", "hidden_size": 32, "intermediate_size": 80, "num_heads": 2,
-            "depth": 3, "patch_size": 4, "window_size": 16, "fullatt_block_indexes": [1], "out_hidden_size": 64,
+            "depth": 3, "patch_size": 4, "window_size": 16, "fullatt_block_indexes": [1],
+            "out_hidden_size": 64,
         },
         "text_config": {"model_type": "qwen2_5_vl_text", **TEXT, **ROPE},
         "image_token_id": 500, "video_token_id": 501,

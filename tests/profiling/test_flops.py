@@ -9,6 +9,7 @@ from transformers import AutoConfig
 from prune2drive.errors import PruneError
 from prune2drive.profiling import flops, shapes
 
+
 def counted(function, *args, **kwargs):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         out = function(*args, **kwargs)
@@ -54,11 +55,13 @@ def test_published_sizes_on_meta(name):
     model = shapes.build_model(name, torch.bfloat16, "meta", "eager", layers=2)
     inputs = shapes.build_inputs(name, dtype=torch.bfloat16, device="meta")
     rows = shapes.shape(name).rows
-    want = flops.vlm_flops(model.config, [rows] * 6, 64, structure=int("llava_onevision" == model.config.model_type))
+    structure = int(model.config.model_type == "llava_onevision")
+    want = flops.vlm_flops(model.config, [rows] * 6, 64, structure=structure)
     encoder = {k: v for k, v in inputs.items() if k in ("pixel_values", "image_sizes", "batch_num_images")}
     _, encoding = counted(model.base_model.get_image_features, **encoder)
     assert encoding == want["vision"] + want["projector"]
-    embeds = torch.empty(1, 6 * rows + 64, model.config.text_config.hidden_size, dtype=torch.bfloat16, device="meta")
+    width = model.config.text_config.hidden_size
+    embeds = torch.empty(1, 6 * rows + 64, width, dtype=torch.bfloat16, device="meta")
     _, language = counted(model, inputs_embeds=embeds, logits_to_keep=1)
     assert language == want["prefill"] + want["head"]
 

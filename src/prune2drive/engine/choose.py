@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..allocators import Allocator
 from ..errors import PruneError
+from ..layer_pruners.base import LayerPruner
 from ..layout import Layout
 from ..rig import Rig
 from ..selectors.base import Selector
@@ -72,7 +73,7 @@ def padded(rows: Sequence[Tensor]) -> Tensor:
 
 
 def select(
-    selector: Selector, tokens: VisualTokens, counts: Sequence[int], clock: Clock | None = None
+    selector: Selector | LayerPruner, tokens: VisualTokens, counts: Sequence[int], clock: Clock | None = None
 ) -> Selection:
     """Let a method choose, after checking what goes in and before trusting what comes out."""
     features = tokens.features.detach()
@@ -94,7 +95,8 @@ def check_finite(features: Tensor, tokens: VisualTokens) -> None:
         return
     view, token, channel = (int(x[0]) for x in (~torch.isfinite(features)).nonzero(as_tuple=True))
     raise PruneError(
-        f"{tokens.views[view].name} (sample {tokens.samples[view]}): feature of token {token}, channel {channel} "
+        f"{tokens.views[view].name} (sample {tokens.samples[view]}): "
+        f"feature of token {token}, channel {channel} "
         f"is {float(features[view, token, channel])}; check the picture and the dtype of the vision tower "
         "(fp16 overflows in some towers; bf16 does not)"
     )
@@ -132,9 +134,7 @@ def cut_features(
     keep = keep[:-1]
     fixed = [int(structure[at : at + n].sum()) for at, n in zip(offsets, totals, strict=True)]
     by_row = iter(counts)
-    per_row = [
-        fixed[row] + sum(next(by_row) for _ in group) for row, group in enumerate(views)
-    ]
+    per_row = [fixed[row] + sum(next(by_row) for _ in group) for row, group in enumerate(views)]
     # The number of kept rows is known, so a stable sort finds them without asking the device.
     kept = torch.argsort(~keep, stable=True)[: sum(per_row)]
     return Cut(kept, flat, per_row, list(counts), chosen.indices, lambda: clock.ms)

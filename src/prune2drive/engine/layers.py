@@ -17,14 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PruneError
-from ..families.base import Family
+from ..families.base import Family, Prompt
 from ..layer_pruners.base import LayerPruner
 from ..tokens import View, VisualTokens
 from .choose import padded, select
 from .clock import Clock
+from .cutter import CutPrompt
 from .masks import decode_mask, prefill_mask
 from .record import Record
-from .rewrite import shorten
+from .rewrite import is_right_padded, shorten
 
 STATE = "_prune2drive_state"
 """Attribute of a cache that carries a sequence's cut through decode."""
@@ -75,7 +76,9 @@ class LayerPruning:
         self.layers = list(self.stack.layers)
         self.by_layer = {pruner.layer: number for number, pruner in enumerate(pruners)}
         if list(self.by_layer) != sorted(self.by_layer) or len(self.by_layer) < len(pruners):
-            raise PruneError(f"stages at layers {[p.layer for p in pruners]}; give them in ascending order, one each")
+            raise PruneError(
+                f"stages at layers {[p.layer for p in pruners]}; give them in ascending order, one each"
+            )
         self.first = min(self.by_layer)
         if max(self.by_layer) >= len(self.layers):
             raise PruneError(
@@ -115,7 +118,8 @@ class LayerPruning:
             cache = kwargs.get("past_key_values")
             if getattr(cache, "is_compileable", False):
                 raise PruneError(
-                    "a static cache has one length for all layers; with a layer pruner use the dynamic cache, or "
+                    "a static cache has one length for all layers; with a layer "
+                    "pruner use the dynamic cache, or "
                     "choose before the language model (method='tfps')"
                 )
             if cache is None or cache.get_seq_length(number) == 0:
@@ -171,7 +175,9 @@ class LayerPruning:
         run.per_layer[number] = (run.columns, run.valid, run.ragged)
         key = len(run.memo.setdefault("stages", [])), id(kwargs.get("attention_mask"))
         if key not in run.memo:
-            mask = prefill_mask(kwargs.get("attention_mask"), run.columns, run.valid, run.ragged, hidden.dtype)
+            mask = prefill_mask(
+                kwargs.get("attention_mask"), run.columns, run.valid, run.ragged, hidden.dtype
+            )
             run.memo[key] = mask, kwargs.get("attention_mask")  # the second keeps the id from being reused
         kwargs["attention_mask"] = run.memo[key][0]
         if (rope := kwargs.get("position_embeddings")) is not None:
@@ -187,12 +193,10 @@ class LayerPruning:
         batch, device = len(plan.text), hidden.device
         # Beams and return sequences repeat each sample's row; the prompt's states are the same in all.
         repeat = hidden.shape[0] // batch
-        sample = torch.tensor([row for row, views in enumerate(plan.views) for _ in views]).to(device)[:, None]
+        sample = sample_rows(plan.views, device)
         old = run.view_columns
-        columns = run.columns[::repeat]
-        places = torch.zeros(batch, run.length, dtype=torch.long, device=device)
-        places.scatter_(1, columns, torch.arange(columns.shape[1], device=device).expand_as(columns))
-        features = hidden[::repeat][sample, places[sample, old.clamp(min=0)]]
+        where = places(run.columns[::repeat], run.length)
+        features = hidden[::repeat][sample, where[sample, old.clamp(min=0)]]
         features = features.masked_fill((old < 0)[..., None], 0)
         names = [view for views in plan.views for view in views]
         alive = subset(names, run.alive, run.lengths)
@@ -200,11 +204,11 @@ class LayerPruning:
         clock = Clock(device)
         chosen = select(pruner, tokens, counts, clock)
         if chosen.features is not None:
-            raise PruneError(f"{type(pruner).__name__} merges tokens; inside the language model that is not supported")
+            raise PruneError(
+                f"{type(pruner).__name__} merges tokens; inside the language model that is not supported"
+            )
 
-        picks = chosen.indices.masked_fill(chosen.indices < 0, old.shape[1]).sort(-1).values
-        beyond = picks >= old.shape[1]
-        picks = picks.clamp(max=old.shape[1] - 1)
+        picks, beyond = sorted_picks(chosen.indices, old.shape[1])
         new = old.gather(1, picks).masked_fill(beyond, -1)
         run.alive = run.alive.gather(1, picks).masked_fill(beyond, -1)
         run.view_columns, run.lengths = new, counts
@@ -218,7 +222,9 @@ class LayerPruning:
         live = run.valid & stay.repeat_interleave(repeat, 0).gather(1, run.columns)
         kept = iter(counts)
         grown = run.length - plan.length
-        rows = [n + grown + sum(next(kept) for _ in views) for n, views in zip(plan.text, plan.views, strict=True)]
+        rows = [
+            n + grown + sum(next(kept) for _ in views) for n, views in zip(plan.text, plan.views, strict=True)
+        ]
         short = shorten(live, max(rows), plan.right_padded)
         run.columns = run.columns.gather(1, short.columns)
         run.valid, run.ragged = short.valid, len(set(rows)) > 1
@@ -254,7 +260,8 @@ def start(plan: Plan, hidden: Tensor) -> Run:
     batch = len(plan.text)
     if rows % batch or length < plan.length:
         raise PruneError(
-            f"the language model got {rows} sequences of {length} tokens, the prompt had {batch} of {plan.length}; "
+            f"the language model got {rows} sequences of {length} tokens, "
+            f"the prompt had {batch} of {plan.length}; "
             "with a layer pruner the prefill must be one piece (no prefill_chunk_size)"
         )
     grown = torch.ones(rows, length - plan.length, dtype=torch.bool, device=hidden.device)
@@ -267,7 +274,7 @@ def gather_rows(tensor: Tensor, columns: Tensor, dim: int) -> Tensor:
     """Gather along the sequence dimension ``dim`` (-1 or -2) with the batch just before it."""
     if dim == -1:
         tensor = tensor[..., None]
-    lead = tensor.shape[:-3] + (columns.shape[0],)
+    lead = (*tensor.shape[:-3], columns.shape[0])
     index = columns[..., None].expand(*lead, *columns.shape[1:], tensor.shape[-1])
     out = tensor.expand(*lead, *tensor.shape[-2:]).gather(-2, index)
     return out[..., 0] if dim == -1 else out
@@ -284,6 +291,40 @@ def subset(views: Sequence[View], alive: Tensor, lengths: Sequence[int]) -> list
     return out
 
 
-def view_table(rows: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Host index vectors, one per view, as one padded device table ``(V, N)``."""
-    return padded(rows).to(device, non_blocking=True)
+def make_plan(prompt: Prompt, done: CutPrompt, pruners: Sequence[LayerPruner], device: torch.device) -> Plan:
+    """The prompt as the layer stages meet it: after the cut before the language model, if any."""
+    views = done.views
+    where = [row.nonzero().flatten() for row in prompt.visual]
+    columns = padded([where[row][view.index] for row, group in enumerate(views) for view in group]).to(device)
+    lengths = [len(view) for group in views for view in group]
+    alive = padded([torch.arange(n) for n in lengths]).to(device)
+    valid = prompt.mask.to(device)
+    text = [int(m.sum()) - sum(len(v) for v in group) for m, group in zip(prompt.mask, views, strict=True)]
+    if done.cut is not None and done.short is not None:
+        valid, lengths = done.short.valid, done.cut.counts
+        order, beyond = sorted_picks(done.cut.indices, alive.shape[1])
+        alive = order.masked_fill(beyond, -1)
+        columns = places(done.short.columns, prompt.ids.shape[1])[
+            sample_rows(views, device), columns.gather(1, order)
+        ].masked_fill(beyond, -1)
+    stages = list(zip(pruners, done.budgets[-len(pruners) :], strict=True))
+    right = is_right_padded(prompt.mask)
+    return Plan(valid.shape[1], valid, text, right, views, lengths, columns, alive, stages, done.record)
+
+
+def sample_rows(views: Sequence[Sequence[View]], device: torch.device) -> Tensor:
+    """Batch row of each view: int64 ``(V, 1)``."""
+    return torch.tensor([row for row, group in enumerate(views) for _ in group]).to(device)[:, None]
+
+
+def places(columns: Tensor, length: int) -> Tensor:
+    """Inverse of a gather: ``(B, n)`` columns out of ``length`` "
+    "-> ``(B, length)`` places in the short rows."""
+    out = torch.zeros(columns.shape[0], length, dtype=torch.long, device=columns.device)
+    return out.scatter_(1, columns, torch.arange(columns.shape[1], device=columns.device).expand_as(columns))
+
+
+def sorted_picks(indices: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Picks ``(V, K)`` in ascending order, safe to gather with, and bool ``(V, K)`` where there is none."""
+    order = indices.masked_fill(indices < 0, width).sort(-1).values
+    return order.clamp(max=width - 1), order >= width

@@ -49,8 +49,11 @@ def check_layer_stages(inputs: dict[str, Any], model: nn.Module) -> None:
     kind = setting(inputs, model, "cache_implementation")
     if kind not in (None, "dynamic", "dynamic_full"):
         raise PruneError(
-            f"cache_implementation={kind!r} gives all layers one length; with a layer pruner use the dynamic cache, "
+            f"cache_implementation={kind!r} gives all layers one length; "
+            "with a layer pruner use the dynamic cache, "
             "or choose before the language model (method='tfps')"
         )
     if setting(inputs, model, "prefill_chunk_size") is not None:
-        raise PruneError("prefill_chunk_size splits the prompt that a layer pruner must see whole; leave it out")
+        raise PruneError(
+            "prefill_chunk_size splits the prompt that a layer pruner must see whole; leave it out"
+        )

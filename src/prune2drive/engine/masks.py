@@ -21,7 +21,8 @@ def _as_float(allowed: Tensor, dtype: torch.dtype) -> Tensor:
 def _check(mask: object) -> None:
     if mask is not None and not isinstance(mask, Tensor):
         raise PruneError(
-            f"attention mask of type {type(mask).__name__} cannot be cut inside the language model; load the model "
+            f"attention mask of type {type(mask).__name__} cannot be cut "
+            "inside the language model; load the model "
             "with attn_implementation='sdpa', 'eager' or 'flash_attention_2'"
         )
 
@@ -98,7 +99,9 @@ def decode_mask(
     if mask is not None and mask.dim() == 2:
         # `mask` ends with the generated columns; those and the kept prompt are what the cache holds.
         generated = total - columns.shape[1]
-        return torch.cat([valid.to(mask.dtype), mask[:, mask.shape[1] - generated :]], 1)[:, -(cached + query) :]
+        return torch.cat([valid.to(mask.dtype), mask[:, mask.shape[1] - generated :]], 1)[
+            :, -(cached + query) :
+        ]
     rows, kept = columns.shape
     tail = torch.arange(prompt, prompt + total - kept, device=columns.device).expand(rows, -1)
     keys = torch.cat([columns, tail], 1)

@@ -114,7 +114,8 @@ def remap_logits_to_keep(wanted: Tensor, columns: Tensor) -> Tensor:
     found, where = place.max(1)
     if not bool(found.all()) or not bool((where == where[:1]).all()):
         raise PruneError(
-            f"logits_to_keep={wanted.tolist()} names columns that were pruned or that lie at different places in "
+            f"logits_to_keep={wanted.tolist()} names columns that were "
+            "pruned or that lie at different places in "
             "the rows of the batch; ask for the last ones with an integer"
         )
     return where[0]

@@ -8,6 +8,7 @@ from torch import nn
 
 from ..errors import PruneError, did_you_mean
 from .base import Family
+from .remote import RemoteFamily, find_remote
 
 FAMILIES: dict[str, str] = {
     "llava": "llava:Llava",
@@ -33,17 +34,21 @@ def list_families() -> list[str]:
     return sorted(FAMILIES)
 
 
-def find_family(model: nn.Module) -> Family:
+def find_family(model: nn.Module) -> Family | RemoteFamily:
     """The family of a model, bound to it.
 
     Raises:
         PruneError: no family serves this model type, or the model has no visual tokens.
     """
     kind = str(getattr(getattr(model, "config", None), "model_type", "") or type(model).__name__)
+    if (remote := find_remote(model)) is not None:
+        return remote
     if kind not in FAMILIES:
         raise PruneError(
-            f"{type(model).__name__} (model_type {kind!r}) has no visual tokens that prune2drive knows how to "
-            f"prune.{did_you_mean(kind, FAMILIES)} A model outside this list attaches through "
+            f"{type(model).__name__} (model_type {kind!r}) has no visual "
+            "tokens that prune2drive knows how to "
+            f"prune.{did_you_mean(kind, FAMILIES)} A model outside this "
+            "list attaches if it looks like one of "
             "prune2drive.families.remote."
         )
     module, name = FAMILIES[kind].split(":")

@@ -44,11 +44,7 @@ class Prompt:
 
     def runs(self, row: int) -> list[tuple[int, int]]:
         """Contiguous placeholders of a sample: (first column, one past the last)."""
-        flags = torch.cat([torch.zeros(1), self.visual[row].float(), torch.zeros(1)])
-        edges = flags.diff()
-        starts = (edges == 1).nonzero().flatten().tolist()
-        ends = (edges == -1).nonzero().flatten().tolist()
-        return list(zip(starts, ends, strict=True))
+        return runs(self.visual[row])
 
 
 class Family:
@@ -66,9 +62,10 @@ class Family:
     """Position id of the first token in a bare ``forward``."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.core = model.base_model
-        self.config = model.config
+        # Attributes of a module are unions to a type checker; these are known by duck.
+        self.model: Any = model
+        self.core: Any = model.base_model
+        self.config: Any = model.config
         if getattr(self.config, "image_token_id", None) is None:
             raise PruneError(
                 f"{type(model).__name__} has no image_token_id in its config, so its visual tokens cannot "
@@ -80,7 +77,7 @@ class Family:
         return int(self.config.image_token_id)
 
     @property
-    def language_model(self) -> nn.Module:
+    def language_model(self) -> Any:
         """The decoder stack: the module that owns ``layers``."""
         for name in ("language_model", "text_model"):
             if (found := getattr(self.core, name, None)) is not None:
@@ -178,6 +175,22 @@ class Family:
             return counted(prompt.mask)
         length = prompt.ids.shape[1]
         return (torch.arange(length) + self.first_position).expand(prompt.ids.shape[0], length)
+
+
+def runs(flags: Tensor) -> list[tuple[int, int]]:
+    """Stretches of True in a host bool vector: (first, one past the last)."""
+    edges = torch.cat([torch.zeros(1), flags.float(), torch.zeros(1)]).diff()
+    starts, ends = (edges == 1).nonzero().flatten().tolist(), (edges == -1).nonzero().flatten().tolist()
+    return list(zip(starts, ends, strict=True))
+
+
+def bound(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A call's arguments by name, those of ``**kwargs`` included."""
+    call = dict(signature.bind_partial(*args, **kwargs).arguments)
+    for parameter in signature.parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            call |= call.pop(parameter.name, {})
+    return call
 
 
 def counted(mask: Tensor) -> Tensor:

@@ -32,11 +32,14 @@ class LlavaNext(Family):
             return [base]
         picture = given_size(prompt, number)
         if picture is None:
-            raise PruneError(f"image {number}: {length} tokens of tiles need image_sizes to be laid out; pass it")
+            raise PruneError(
+                f"image {number}: {length} tokens of tiles need image_sizes to be laid out; pass it"
+            )
         rows, cols = self.fine_grid(picture)
         if rows * (cols + 1) != rest:
             raise PruneError(
-                f"image {number} of {picture[0]}x{picture[1]} px: expected {rows} rows of {cols} tokens and a "
+                f"image {number} of {picture[0]}x{picture[1]} px: expected "
+                f"{rows} rows of {cols} tokens and a "
                 f"newline after the {base.length} base tokens, found {rest}; does image_sizes belong to it?"
             )
         fine = Segment(base.length, (rows, cols), stride=cols + 1)

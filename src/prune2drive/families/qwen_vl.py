@@ -38,8 +38,8 @@ class QwenVL(Family):
         if kwargs.get("mm_token_type_ids") is None and "mm_token_type_ids" in known:
             raise PruneError("mm_token_type_ids is missing; pass everything the processor returns")
         # On the host: the model's own routine reads single values, each of which would make a GPU wait.
-        given = {**prompt.encoder_kwargs, **kwargs}
-        extra = {k: v.cpu() for k, v in given.items() if k in known and isinstance(v, Tensor)}
+        everything = {**prompt.encoder_kwargs, **kwargs}
+        extra = {k: v.cpu() for k, v in everything.items() if k in known and isinstance(v, Tensor)}
         extra |= {"input_ids": prompt.ids, "attention_mask": prompt.mask.long()}
         three = self.core.get_rope_index(**extra)[0]
         return torch.cat([counted(prompt.mask)[None], three])

@@ -175,10 +175,14 @@ def _order(call: _Call, most: int) -> Tensor:
     """The first ``most`` picks of every view, (V, most)."""
     rows: _Matrix | _Rows
     if call.compat == "released":
-        features = F.normalize(call.features, p=2.0, dim=-1)
-        rows = _Matrix(_released_distance(features), torch.zeros((), device=features.device))
+        features = call.features
+        # Lengths only tell whether all is finite: the published rule rescales nothing.
+        lengths = torch.linalg.vector_norm(
+            features, dim=-1, dtype=torch.promote_types(features.dtype, torch.float32)
+        )
+        rows = _Matrix(_released_distance(features), lengths)
         if call.check:
-            _verify(call, _squares(call.features), rescale=False)
+            _verify(call, lengths, rescale=False)
     else:
         features, metric = call.features.float(), call.metric
         rows = _measure(features, metric, isolated=call.start == "isolated")
@@ -315,10 +319,14 @@ def _distance_(dots: Tensor, left: Tensor, right: Tensor, metric: str) -> Tensor
     return torch.threshold_(cosine.neg_().add_(1.0), SNAP, 0.0)
 
 
-def _released_distance(unit: Tensor) -> Tensor:
-    """``1 - X X^T`` view by view in the dtype of ``unit``, as the released code computes it."""
-    with _no_autocast(unit.device):
-        return 1 - torch.stack([view @ view.T for view in unit])
+def _released_distance(features: Tensor) -> Tensor:
+    """``1 - X X^T`` of unit rows, view by view in the features' own dtype, as the released code does."""
+    distances = []
+    with _no_autocast(features.device):
+        for view in features:
+            unit = F.normalize(view, p=2.0, dim=-1)
+            distances.append(1 - unit @ unit.T)
+    return torch.stack(distances)
 
 
 # ------------------------------------------------------------------------------------------ first picks
@@ -442,8 +450,8 @@ def _gram(features: Tensor) -> Tensor:
 
 
 def _squares(features: Tensor) -> Tensor:
-    """Squared lengths in float32, (V, N)."""
-    return torch.linalg.vector_norm(features, dim=-1, dtype=torch.float32).square()
+    """Squared lengths, (V, N), in float32 or wider. No square root in between: integers stay exact."""
+    return features.to(torch.promote_types(features.dtype, torch.float32)).square().sum(-1)
 
 
 # ------------------------------------------------------------------------------------------------ checks

@@ -45,7 +45,9 @@ def language_flops(
     """
     _known(text_config.model_type, DENSE_LANGUAGE_MODELS, "language model")
     if len(keys) != text_config.num_hidden_layers:
-        raise PruneError(f"keys has {len(keys)} entries; the model has {text_config.num_hidden_layers} layers.")
+        raise PruneError(
+            f"{len(keys)} entries in keys; the model has {text_config.num_hidden_layers} layers."
+        )
     d, mlp = text_config.hidden_size, text_config.intermediate_size
     q_width = text_config.num_attention_heads * head_dim(text_config)
     kv_width = text_config.num_key_value_heads * head_dim(text_config)
@@ -112,7 +114,8 @@ def projector_flops(config: Any, tokens: int) -> int:
 def gram_flops(tokens_per_view: Sequence[int], dim: int) -> int:
     """FLOPs of all pairwise products of each view's features, ``N x N x D`` per view.
 
-    The matrix a distance-based selector starts from. The picks that follow only add and compare.
+    The matrix a distance-based selector starts from; one that uses its symmetry needs little more than
+    half. The picks that follow only add and compare.
     """
     return sum(2 * n * n * dim for n in tokens_per_view)
 
@@ -160,11 +163,13 @@ def vlm_flops(
     after = before if kept is None else sum(kept) + text_tokens
     lengths = layer_lengths(text.num_hidden_layers, before, after, prune_layer)
     cached = [n + 1 for n in lengths]
-    chooses = kept is not None and list(kept) != list(visual_tokens_per_view)
+    compared = [n - structure for n in visual_tokens_per_view]
+    if kept is None or list(kept) == list(visual_tokens_per_view):
+        compared = []
     parts = {
         "vision": vision_flops(config.vision_config, pictures=pictures, grids=grids),
         "projector": projector_flops(config, features),
-        "select": gram_flops([n - structure for n in visual_tokens_per_view], text.hidden_size) if chooses else 0,
+        "select": gram_flops(compared, text.hidden_size),
         "prefill": language_flops(text, lengths),
         "prefill_causal": language_flops(text, lengths, causal=True),
         "head": head_flops(text),
@@ -198,7 +203,8 @@ def kv_cache_bytes(text_config: Any, lengths: Sequence[int], *, batch: int = 1, 
 
 def head_dim(text_config: Any) -> int:
     """Width of one attention head."""
-    return getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
+    c = text_config
+    return getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
 
 
 def _windows(grid: Grid, side: int) -> list[int]:

@@ -23,7 +23,7 @@ def hardware(device: torch.device | str = "cpu") -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
-        "ram_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None,
+        "ram_bytes": ram_bytes(),
         "system": f"{platform.system()} {platform.machine()}",
         "device": torch.device(device).type,
     }
@@ -55,6 +55,13 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def ram_bytes() -> int | None:
+    """Memory of the machine, or None where the system does not tell."""
+    if not hasattr(os, "sysconf"):
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def usable_cores() -> int:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,7 +71,9 @@ def profile(
             whatever `prune2drive.prune` refuses.
     """
     if repeat < 1 or warmup < 1 or new_tokens < 0:
-        raise PruneError(f"repeat={repeat}, warmup={warmup} must be at least 1, new_tokens={new_tokens} at least 0.")
+        raise PruneError(
+            f"repeat={repeat}, warmup={warmup}, new_tokens={new_tokens}: need at least 1, 1 and 0."
+        )
     if inputs.get("pixel_values") is None or inputs.get("input_ids") is None:
         raise PruneError(f"profile needs input_ids and pixel_values; got {', '.join(inputs)}.")
     if model.training:
@@ -82,7 +85,11 @@ def profile(
     with pruned:
         pass  # refuses a model that is already pruned, which would make both variants the same
     model = pruned.model
-    inside = bool(pruned.layer_stages)
+    if not hasattr(model.base_model, "get_image_features"):
+        raise PruneError(
+            f"{type(model).__name__} cannot encode pictures apart; profile a transformers model."
+        )
+    inside = _prunes_inside(method)
     sides = [_Unpruned(model, inputs), (_Inside if inside else _Before)(model, inputs, pruned)]
 
     for number in range(warmup):
@@ -109,11 +116,12 @@ def profile(
         "attn": model.config._attn_implementation,
         "parameters": sum(p.numel() for p in model.parameters()),
         "layers": model.config.get_text_config().num_hidden_layers,
-        "method": method if isinstance(method, str) else repr(method),
+        "method": _plain(method),
         "where": "inside the language model" if inside else "before the language model",
-        "retention": retention if isinstance(retention, int | float | dict) else repr(retention),
-        "rig": rig if isinstance(rig, str) else repr(rig),
-        **{name: _plain(value) for name, value in prune_kwargs.items()},
+        "retention": dict(retention) if isinstance(retention, Mapping) else _plain(retention),
+        "rig": _plain(rig),
+        "positions": str(pruned.positions),
+        **{name: _plain(value) for name, value in prune_kwargs.items() if name != "positions"},
         "batch": input_ids.shape[0],
         "prompt_tokens": input_ids.shape[1],
         "new_tokens": new_tokens,
@@ -189,7 +197,10 @@ class _Side:
             if positions is not None:
                 positions = positions[..., -1:] + 1
                 step["position_ids"] = positions
-            out = self.timed("decode_ms_per_token", lambda step=step: self.forward(step))
+            elif (deltas := getattr(self.model.base_model, "rope_deltas", None)) is not None:
+                # M-RoPE models, given a mask alone, compute positions of the whole sequence again.
+                step["position_ids"] = (mask.sum(-1, keepdim=True) - 1 + deltas).expand(3, -1, -1)
+            out = self.timed("decode_ms_per_token", partial(self.forward, step))
             token = out.logits[:, -1:].argmax(-1)
 
     def result(self, unpruned: _Side) -> dict[str, Any]:
@@ -329,6 +340,15 @@ def _encoder_flops(config: Any, inputs: Mapping[str, Any], features: Any) -> dic
             # Newlines are added, and padding is cut away, after the projector.
             rows = pictures * (width - int(config.vision_feature_select_strategy == "default"))
     return {"vision": vision, "projector": counting.projector_flops(config, rows)}
+
+
+def _prunes_inside(method: Any) -> bool:
+    """Whether a method, or one of several, chooses inside the language model."""
+    from ..layer_pruners.base import LayerPruner
+    from ..registry import resolve_method
+
+    several = method if isinstance(method, list | tuple) else [method]
+    return any(isinstance(resolve_method(one), LayerPruner) for one in several)
 
 
 def _plain(value: Any) -> Any:

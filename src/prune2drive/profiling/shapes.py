@@ -268,7 +268,7 @@ def build_inputs(
     if s.model_type == "qwen2_5_vl":
         assert s.grid is not None
         v = config.vision_config
-        pixel_shape = (
+        pixel_shape: tuple[int, ...] = (
             pictures * s.grid[0] * s.grid[1],
             v.in_channels * v.temporal_patch_size * v.patch_size**2,
         )

@@ -20,7 +20,9 @@ OUTLINE = (94, 234, 212)
 OUTLINE_COARSE = (251, 191, 36)
 
 
-def overlay(picture: Image.Image, boxes: Tensor, kept: Sequence[int] | Tensor, width: int = 640) -> Image.Image:
+def overlay(
+    picture: Image.Image, boxes: Tensor, kept: Sequence[int] | Tensor, width: int = 640
+) -> Image.Image:
     """Draw which tokens of a camera were kept onto its picture.
 
     Args:
@@ -41,7 +43,9 @@ def overlay(picture: Image.Image, boxes: Tensor, kept: Sequence[int] | Tensor, w
         raise PruneError(f"boxes must have shape (n, 4), got {tuple(boxes.shape)}.")
     chosen = torch.as_tensor(kept, dtype=torch.int64).reshape(-1).cpu()
     if chosen.numel() and not 0 <= int(chosen.min()) <= int(chosen.max()) < len(boxes):
-        raise PruneError(f"kept indices reach from {int(chosen.min())} to {int(chosen.max())}, of {len(boxes)} tokens.")
+        raise PruneError(
+            f"kept indices reach from {int(chosen.min())} to {int(chosen.max())}, of {len(boxes)} tokens."
+        )
     picture = picture.convert("RGB")
     if picture.width > width:
         height = max(1, round(picture.height * width / picture.width))

@@ -20,6 +20,11 @@ from ..errors import PruneError
 from .style import CSS
 
 
+_LEGEND = (
+    "Clear patches with a line around them are the tokens the language model sees. Dark ones were dropped."
+)
+
+
 @dataclass(frozen=True)
 class Panel:
     """One camera on the page.
@@ -74,7 +79,9 @@ def write_page(report: Report, path: str | Path) -> Path:
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
-        raise PruneError(f"cannot write the report to {path} ({error.strerror}). Choose another folder.") from None
+        raise PruneError(
+            f"cannot write the report to {path} ({error.strerror}). Choose another folder."
+        ) from None
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -84,7 +91,9 @@ def write_page(report: Report, path: str | Path) -> Path:
         os.replace(name, path)
     except OSError as error:
         os.unlink(name)
-        raise PruneError(f"cannot write the report to {path} ({error.strerror}). Choose another file.") from None
+        raise PruneError(
+            f"cannot write the report to {path} ({error.strerror}). Choose another file."
+        ) from None
     except BaseException:
         os.unlink(name)
         raise
@@ -94,7 +103,9 @@ def write_page(report: Report, path: str | Path) -> Path:
 def render(report: Report) -> str:
     """The page as one string of HTML."""
     digest = base64.b64encode(hashlib.sha256(CSS.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
     times = _times(report)
     tables = f'<div class="tables"><section>{_tokens(report)}</section><section>{times}</section></div>'
     return (
@@ -145,7 +156,8 @@ def _words(report: Report) -> str:
         answers += answer("Answer with all tokens", report.unpruned_answer)
         two = " two"
     return (
-        f'<section class="card ask"><p class="label">Question</p><p class="question words">{_e(report.question)}</p>'
+        f'<section class="card ask"><p class="label">Question</p>'
+        f'<p class="question words">{_e(report.question)}</p>'
         f'<div class="answers{two}">{answers}</div></section>\n'
     )
 
@@ -164,7 +176,8 @@ def _figures(report: Report) -> str:
             beside = ""
         cards.append((_e(timing.stage), _ms(timing.pruned), " <small>ms</small>", beside))
     shown = "".join(
-        f'<div class="card"><p class="label">{name}</p><p class="big">{value}{unit}</p><p class="label">{beside}</p></div>'
+        f'<div class="card"><p class="label">{name}</p><p class="big">{value}{unit}</p>'
+        f'<p class="label">{beside}</p></div>'
         for name, value, unit, beside in cards
     )
     return f'<section class="figures{" odd" if len(cards) % 2 else ""}">{shown}</section>\n'
@@ -188,7 +201,8 @@ def arrange(panels: Sequence[Panel]) -> tuple[list[Panel], list[Panel]] | None:
 def _surround(panels: Sequence[Panel]) -> str:
     rows = arrange(panels)
     if rows is None:
-        return f'<div class="cols3"><div class="row flow">{"".join(_panel(p) for p in panels)}</div></div>\n'
+        shown = "".join(_panel(p) for p in panels)
+        return f'<div class="cols3"><div class="row flow">{shown}</div></div><p class="hint">{_LEGEND}</p>\n'
     front, back = rows
     out = []
     for row in (front, back):
@@ -203,7 +217,8 @@ def _panel(panel: Panel, lead: bool = False) -> str:
     data = base64.b64encode(panel.picture).decode()
     return (
         f'<figure class="panel card{" lead" if lead else ""}">'
-        f'<img alt="{_e(panel.name)}: kept patches are clear, dropped ones dark" src="data:image/jpeg;base64,{data}">'
+        f'<img alt="{_e(panel.name)}: kept patches are clear, dropped ones dark"'
+        f' src="data:image/jpeg;base64,{data}">'
         f"<figcaption><b>{_e(panel.name)}</b>"
         f"<span>{panel.kept:,} of {panel.before:,} kept ({_percent(panel.kept, panel.before)})</span>"
         "</figcaption></figure>"
@@ -221,18 +236,19 @@ def _ego(panels: Sequence[Panel]) -> str:
         angles = [math.radians(90 + (panel.yaw_deg or 0.0) + offset) for offset in (-24, 24)]
         (ax, ay), (bx, by) = ((105 + radius * math.cos(a), 85 - radius * math.sin(a)) for a in angles)
         fans.append(
-            f'<path class="fan" d="M105 85L{ax:.1f} {ay:.1f}A{radius:.1f} {radius:.1f} 0 0 0 {bx:.1f} {by:.1f}Z"/>'
+            f'<path class="fan" d="M105 85L{ax:.1f} {ay:.1f}'
+            f'A{radius:.1f} {radius:.1f} 0 0 0 {bx:.1f} {by:.1f}Z"/>'
         )
     return (
-        '<div class="ego"><p>Clear patches with a line around them are the tokens the language model sees. '
-        "Dark ones were dropped.</p>"
+        f'<div class="ego"><p>{_LEGEND}</p>'
         '<svg viewBox="0 0 210 170" role="img" aria-label="The car from above; one fan per camera">'
         + "".join(fans)
         + '<rect class="body" x="89" y="50" width="32" height="70" rx="10"/>'
         '<path class="glass" d="M93 71q12-6 24 0l-2 10h-20zM95 104h20l2 7q-12 4-24 0z"/>'
         '<rect class="lamp" x="92" y="52" width="7" height="3" rx="1.5"/>'
         '<rect class="lamp" x="111" y="52" width="7" height="3" rx="1.5"/></svg>'
-        "<p>Seen from above, driving upwards. The longer a fan, the larger the share of tokens its camera keeps.</p>"
+        "<p>Seen from above, driving upwards. The longer a fan, the larger the share of tokens its camera "
+        "keeps.</p>"
         "</div>\n"
     )
 
@@ -242,18 +258,19 @@ def _tokens(report: Report) -> str:
         width = 100 * kept / before if before else 0.0
         bar = (
             '<svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
-            f'<rect class="track" width="100" height="8"/><rect class="fill" width="{width:.2f}" height="8"/></svg>'
+            f'<rect class="track" width="100" height="8"/>'
+            f'<rect class="fill" width="{width:.2f}" height="8"/></svg>'
         )
         return (
-            f"<tr><th scope=\"row\">{name}</th><{cell}>{before:,}</{cell}><{cell}>{kept:,}</{cell}>"
+            f'<tr><th scope="row">{name}</th><{cell}>{before:,}</{cell}><{cell}>{kept:,}</{cell}>'
             f'<{cell}>{_percent(kept, before)}</{cell}><td class="bar">{bar}</td></tr>'
         )
 
     before, kept = _totals(report)
     body = "".join(line(_e(p.name), p.kept, p.before, "td") for p in report.panels)
     return (
-        '<h2>Tokens</h2><div class="card scroll"><table><thead><tr><th scope="col">Camera</th><th scope="col">Tokens</th>'
-        '<th scope="col">Kept</th><th scope="col">Share</th><td></td></tr></thead>'
+        '<h2>Tokens</h2><div class="card scroll"><table><thead><tr><th scope="col">Camera</th>'
+        '<th scope="col">Tokens</th><th scope="col">Kept</th><th scope="col">Share</th><td></td></tr></thead>'
         f"<tbody>{body}</tbody><tfoot>{line('All cameras', kept, before, 'td')}</tfoot></table></div>\n"
     )
 
@@ -268,9 +285,12 @@ def _times(report: Report) -> str:
         + "</tr>"
         for t in report.times
     )
-    head = '<th scope="col">Pruned</th><th scope="col">Unpruned</th>' if both else '<th scope="col">Pruned</th>'
+    head = (
+        '<th scope="col">Pruned</th><th scope="col">Unpruned</th>' if both else '<th scope="col">Pruned</th>'
+    )
     return (
-        f'<h2>Milliseconds</h2><div class="card scroll"><table><thead><tr><th scope="col">Stage</th>{head}</tr></thead>'
+        f'<h2>Milliseconds</h2><div class="card scroll"><table><thead><tr><th scope="col">Stage</th>'
+        f"{head}</tr></thead>"
         f"<tbody>{body}</tbody></table></div>\n"
     )
 

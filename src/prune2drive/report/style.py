@@ -18,12 +18,13 @@ CSS = """
 html { -webkit-text-size-adjust: 100%; }
 body {
   margin: 0; background: var(--bg); color: var(--ink); line-height: 1.5; font-size: 16px;
-  font-family: ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
+  font-family: ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif;
 }
 main { max-width: 1240px; margin: 0 auto; padding: 36px 24px 48px; }
 h1, h2, h3, p, dl, dd, figure, blockquote { margin: 0; }
 .over { font-size: 12.5px; letter-spacing: .06em; color: var(--soft); }
-h1 { font-size: 30px; line-height: 1.2; letter-spacing: -.015em; font-weight: 680; margin-top: 4px; text-wrap: balance; }
+h1 { font-size: 30px; line-height: 1.2; letter-spacing: -.015em; font-weight: 680; margin-top: 4px;
+  text-wrap: balance; }
 h2 { font-size: 18px; letter-spacing: -.005em; font-weight: 650; margin: 40px 0 14px; }
 .note {
   margin-top: 18px; padding: 10px 14px; border: 1px solid var(--warn-line); border-radius: 10px;
@@ -40,7 +41,8 @@ h2 { font-size: 18px; letter-spacing: -.005em; font-weight: 650; margin: 40px 0 
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: var(--gap);
   margin-top: var(--gap); }
 .figures > div { padding: 14px 20px 16px; }
-.big { font-size: 28px; line-height: 1.2; font-weight: 660; letter-spacing: -.02em; font-variant-numeric: tabular-nums; }
+.big { font-size: 28px; line-height: 1.2; font-weight: 660; letter-spacing: -.02em;
+  font-variant-numeric: tabular-nums; }
 .big small { font-size: 16px; font-weight: 500; color: var(--soft); letter-spacing: 0; }
 .row { display: flex; flex-wrap: wrap; justify-content: center; gap: var(--gap); }
 .flow { justify-content: flex-start; }
@@ -50,11 +52,12 @@ h2 { font-size: 18px; letter-spacing: -.005em; font-weight: 650; margin: 40px 0 
 .cols3 .panel { width: calc((100% - 2 * var(--gap)) / 3); }
 .cols4 .panel { width: calc((100% - 3 * var(--gap)) / 4); }
 .panel img { display: block; width: 100%; height: auto; background: #000; }
-.panel figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 12px; padding: 9px 13px 11px;
-  font-size: 14px; }
-.panel b { font-weight: 620; }
+.panel figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 12px;
+  padding: 9px 13px 11px; font-size: 14px; }
+.panel b { font-weight: 620; min-width: 0; overflow-wrap: anywhere; }
 .panel span { color: var(--soft); font-variant-numeric: tabular-nums; }
-.ego { display: grid; grid-template-columns: 1fr auto 1fr; align-items: center; gap: 8px 28px; padding: 8px 0; }
+.ego { display: grid; grid-template-columns: 1fr auto 1fr; align-items: center; gap: 8px 28px;
+  padding: 8px 0; }
 .ego p { font-size: 14px; color: var(--soft); max-width: 34ch; }
 .ego p:first-child { justify-self: end; text-align: right; }
 .ego svg { display: block; width: 210px; height: 170px; }

@@ -1,0 +1,35 @@
+# `make demo` and `make test` do everything on a fresh machine: environment, then the job.
+PYTHON ?= python3
+VENV   ?= .venv
+RUN    := $(VENV)/bin
+STAMP  := $(VENV)/.ready
+
+.PHONY: demo test lint format slow clean
+
+demo: $(STAMP)
+	$(RUN)/prune2drive demo --report out/demo.html
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto
+
+slow: $(STAMP)
+	$(RUN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(RUN)/ruff check src tests benchmarks
+	$(RUN)/ruff format --check src tests benchmarks
+	$(RUN)/mypy
+
+format: $(STAMP)
+	$(RUN)/ruff check --fix src tests benchmarks
+	$(RUN)/ruff format src tests benchmarks
+
+# torch first and alone: a later package may not replace the build that is there.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet -c constraints.txt torch
+	$(RUN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) out

@@ -1,0 +1,194 @@
+"""What `run` and `demo` share: the table on the terminal, the panels and facts on the page."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import PruneError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..engine import Pruned, Record
+    from ..report.page import Panel, Timing
+    from ..rig import Rig
+
+
+def add_pruning_arguments(parser: argparse.ArgumentParser, retention: str = "0.10") -> None:
+    """Add the options of `prune2drive.prune`."""
+    parser.add_argument(
+        "--retention",
+        default=retention,
+        metavar="SHARE",
+        help='share of each camera\'s tokens to keep, "CAM_FRONT=0.25,*=0.08", or a JSON file'
+        " (default: %(default)s)",
+    )
+    parser.add_argument("--method", default="tfps", help='see "prune2drive methods" (default: %(default)s)')
+    parser.add_argument(
+        "--positions",
+        default="keep",
+        metavar="keep|reindex",
+        help="position ids of kept tokens (default: keep)",
+    )
+
+
+def parse_retention(text: str) -> float | dict[str, float] | str:
+    """Read ``--retention``: a number, ``CAMERA=share`` pairs, or the name of an existing file.
+
+    Raises:
+        PruneError: none of the three.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    if Path(text).is_file():
+        return text
+    rates: dict[str, float] = {}
+    for pair in text.split(","):
+        name, equals, share = (part.strip() for part in pair.partition("="))
+        try:
+            value = float(share)
+        except ValueError:
+            equals = ""
+            value = 0.0
+        if not name or not equals:
+            raise PruneError(
+                f"--retention {text!r}: {pair.strip()!r} is not CAMERA=share, and no such file exists. "
+                'Write 0.10 or "CAM_FRONT=0.25,*=0.08".'
+            )
+        if name in rates:
+            raise PruneError(f"--retention {text!r} names {name} twice. Keep one of them.")
+        rates[name] = value
+    return rates
+
+
+def check_output(path: str | None, option: str) -> None:
+    """Refuse a file that cannot be written before minutes are spent on what should go into it."""
+    if path is None:
+        return
+    target = Path(path)
+    if target.is_dir():
+        raise PruneError(f"{option} {path} is a folder. Give a file name.")
+    if not target.parent.is_dir():
+        raise PruneError(f"{option} {path}: no folder {target.parent}. Create it first.")
+    if not os.access(target.parent, os.W_OK):
+        raise PruneError(f"{option} {path}: {target.parent} cannot be written. Choose another folder.")
+
+
+def first_token(pruned: Pruned, inputs: Mapping[str, Any]) -> list[Timing]:
+    """Time one warm pruned call from pixels to the first token's logits, and its parts.
+
+    The call before this one (the answer) was the warm-up.
+    """
+    import torch
+
+    from ..report.page import Timing
+
+    def wait() -> None:
+        if inputs["input_ids"].is_cuda:
+            torch.cuda.synchronize()
+
+    with torch.inference_mode(), pruned:
+        wait()
+        start = time.perf_counter()
+        pruned.model(**inputs, use_cache=True, logits_to_keep=1)
+        wait()
+        total = 1e3 * (time.perf_counter() - start)
+    record = pruned.record
+    return [
+        Timing("Time to first token", total),
+        Timing("Vision encoder", record.encode_ms),
+        Timing("Choosing", record.select_ms),
+        Timing("Prefill and the rest", max(0.0, total - record.encode_ms - record.select_ms)),
+    ]
+
+
+def compared(result: Any) -> list[Timing]:
+    """The times of a `profiling.latency.profile` as rows of the page."""
+    from ..report.page import Timing
+
+    rows = (
+        ("Time to first token", "ttft_ms"),
+        ("Vision encoder", "vision_ms"),
+        ("Choosing", "select_ms"),
+        ("Prefill", "prefill_ms"),
+    )
+    # An unpruned call chooses nothing; 0 ms would look measured.
+    return [Timing(name, result.pruned[key], result.unpruned[key] or None) for name, key in rows]
+
+
+def panels(record: Record, pictures: Mapping[str, Any], rig: Rig) -> list[Panel]:
+    """One panel per camera of the first sample, in prompt order; ``pictures`` camera -> PIL picture."""
+    from ..report.overlay import overlay_jpeg
+    from ..report.page import Panel
+
+    views = record.views[0]
+    out = []
+    for name, cell in record.samples[0].items():
+        view = views[name]
+        shown = [i for i in cell.indices if int(view.frame[i]) == 0]  # the picture is the first frame's
+        picture = overlay_jpeg(pictures[name], view.boxes, shown)
+        yaw = rig.camera(name).yaw_deg if name in rig else None
+        out.append(Panel(name, picture, cell.before, cell.kept, yaw))
+    return out
+
+
+def print_result(console: Console, record: Record, times: Sequence[Timing]) -> None:
+    """Print tokens per camera and milliseconds as tables."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_footer=True)
+    before, kept = record.tokens
+    table.add_column("Camera", "All cameras", no_wrap=True)
+    table.add_column("Tokens", f"{before:,}", justify="right")
+    table.add_column("Kept", f"{kept:,}", justify="right")
+    table.add_column("Share", f"{kept / max(before, 1):.1%}", justify="right")
+    for sample in record.samples:
+        for name, cell in sample.items():
+            table.add_row(
+                name, f"{cell.before:,}", f"{cell.kept:,}", f"{cell.kept / max(cell.before, 1):.1%}"
+            )
+    console.print(table)
+    both = any(t.unpruned is not None for t in times)
+    clock = Table("Milliseconds", box=box.SIMPLE_HEAD)
+    clock.add_column("Pruned", justify="right")
+    if both:
+        clock.add_column("Unpruned", justify="right")
+    for t in times:
+        cells = [t.stage, "-" if t.pruned is None else f"{t.pruned:,.1f}"]
+        clock.add_row(*cells, *(["-" if t.unpruned is None else f"{t.unpruned:,.1f}"] if both else []))
+    console.print(clock)
+
+
+def facts(
+    model: Any, name: str, record: Record, retention: Any, positions: str, **more: str
+) -> dict[str, str]:
+    """The footer of the page: what ran, how, and on what. No host name, no user name."""
+    from ..profiling.hardware import hardware, versions
+
+    machine = hardware(model.device)
+    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
+    rates = str(retention)
+    if isinstance(retention, dict):
+        rates = ", ".join(f"{camera} {share:g}" for camera, share in retention.items())
+    numbers = str(model.dtype).removeprefix("torch.")
+    return {
+        "Model": name,
+        "Method": record.method,
+        "Retention": rates,
+        "Positions": positions,
+        "Prompt tokens": f"{record.sequence[0]:,} before, {record.sequence[1]:,} at the language model",
+        **more,
+        "Numbers": f"{numbers}, {model.config._attn_implementation} attention",
+        "Hardware": where,
+        "Versions": ", ".join(f"{k} {v}" for k, v in versions().items()),
+        "Date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }

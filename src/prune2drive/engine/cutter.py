@@ -1,0 +1,118 @@
+"""From a prompt's features to the shortened prompt: the part that native and legacy models share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..allocators import Allocator
+from ..errors import PruneError
+from ..layer_pruners.base import LayerPruner
+from ..layout import Layout
+from ..rig import Rig
+from ..selectors.base import Selector
+from ..tokens import ImageTokens, View
+from .choose import Cut, allocate, assign_views, cut_features
+from .record import Record
+from .rewrite import Shortening, is_right_padded, new_lengths, shorten
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A method and the budget it works to."""
+
+    method: Selector | LayerPruner
+    allocator: Allocator
+
+
+@dataclass(frozen=True, eq=False)
+class CutPrompt:
+    """A prompt's views and budgets, and the cut before the language model if there is one.
+
+    ``budgets[s][v]`` tokens that stage ``s`` keeps of view ``v``, views of all samples in order.
+    ``cut`` and ``short`` are None when every stage works inside the language model.
+    """
+
+    views: list[list[View]]
+    budgets: list[list[int]]
+    cut: Cut | None
+    short: Shortening | None
+    length: int
+    record: Record
+
+
+@dataclass(frozen=True)
+class Cutter:
+    """How to prune: the stages, the cameras and how pictures map to them."""
+
+    stages: Sequence[Stage]
+    rig: Rig | None
+    layout: Layout
+
+    @property
+    def selector(self) -> Selector | None:
+        first = self.stages[0].method
+        return first if isinstance(first, Selector) else None
+
+    @property
+    def layer_pruners(self) -> list[LayerPruner]:
+        return [s.method for s in self.stages if isinstance(s.method, LayerPruner)]
+
+    def picture_sizes(self, row: int, count: int) -> Sequence[tuple[int, int] | None]:
+        """Width and height of each picture of a sample as the layout expects them."""
+        return self.layout.image_sizes(count, self.rig, row)
+
+    def __call__(
+        self,
+        flat: Tensor,
+        images: Sequence[Sequence[ImageTokens]],
+        mask: Tensor,
+        visual: Tensor,
+        encode_ms: Callable[[], float],
+        masked_column: bool = False,
+    ) -> CutPrompt:
+        """Choose and shorten.
+
+        Args:
+            flat: features ``(T, D)`` of all placeholders in order.
+            images: the images of each sample.
+            mask, visual: host bool ``(B, L)``: real tokens, and placeholders among them.
+            masked_column: leave one masked column in a batch that would have none.
+        """
+        views = assign_views(images, self.layout, self.rig)
+        budgets = self._budgets(views)
+        before = length = mask.shape[1]
+        structure = sum(im.length for row in images for im in row) - sum(len(v) for row in views for v in row)
+        cut, short = None, None
+        if self.selector is not None:
+            cut = cut_features(flat, images, views, budgets[0], self.selector)
+            length = max(new_lengths(mask, visual, cut.per_row))
+            length += int(masked_column and length < before)
+            device = flat.device
+            keep = torch.zeros(len(flat), dtype=torch.bool, device=device).index_fill_(0, cut.kept, True)
+            places = visual.flatten().nonzero().flatten().to(device, non_blocking=True)
+            live = mask.to(device, non_blocking=True).flatten().index_put((places,), keep).reshape(mask.shape)
+            short = shorten(live, length, is_right_padded(mask))
+        record = Record(
+            " + ".join(repr(s.method) for s in self.stages), views, (before, length), structure, encode_ms
+        )
+        if cut is not None:
+            record.add_stage(cut.counts, cut.indices, cut.select_ms)
+        return CutPrompt(views, budgets, cut, short, length, record)
+
+    def _budgets(self, views: list[list[View]]) -> list[list[int]]:
+        """Tokens each stage keeps of each view, never more than the stage before it left."""
+        budgets = [allocate(views, s.allocator, self.rig, s.method.rounding) for s in self.stages]
+        names = [view.name for row in views for view in row]
+        for before, after, stage in zip(budgets, budgets[1:], self.stages[1:], strict=False):
+            for name, left, asked in zip(names, before, after, strict=True):
+                if asked > left:
+                    raise PruneError(
+                        f"{name}: {type(stage.method).__name__} asked for {asked} "
+                        "tokens, the stage before left "
+                        f"{left}; every retention counts against the original tokens, so it must not grow"
+                    )
+        return budgets

@@ -66,6 +66,20 @@ def test_names_that_are_neither_folder_nor_hub_id(name):
         load_model(name)
 
 
+def test_a_hub_id_without_network_is_not_blamed_on_torchvision(monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(PruneError, match="nobody/nothing") as caught:
+        load_model("nobody/nothing", device="cpu")
+    assert "torchvision" not in str(caught.value)
+
+
+def test_devices_that_are_not_there(saved):
+    with pytest.raises(PruneError, match="device 'foo' is unknown"):
+        load_model(saved, device="foo")
+
+
 def refuse(folder, match):
     with pytest.raises(PruneError, match=match):
         load_model(folder, device="cpu")

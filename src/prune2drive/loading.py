@@ -52,7 +52,10 @@ def load_model(
         if not isinstance(named, torch.dtype) or not named.is_floating_point:
             raise PruneError(f"dtype {dtype!r} is unknown. Use auto, float32, bfloat16 or float16.")
         dtype = named
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise PruneError(f"device {device!r} is unknown. Use cpu, cuda or cuda:1.") from None
     if target.type == "cuda" and not torch.cuda.is_available():
         raise PruneError(f"device {str(target)!r}: this torch sees no CUDA device. Use --device cpu.")
     common: dict[str, Any] = {"local_files_only": local, "trust_remote_code": trust_remote_code}
@@ -165,7 +168,12 @@ def _load_processor(source: str, common: dict[str, Any]) -> Any:
         if importlib.util.find_spec("torchvision") is None:
             try:
                 return _without_video(source, common)
-            except Exception:
+            except Exception as second:
+                # A file that is not there, or no network, is not torchvision's fault.
+                if isinstance(error, OSError) and "torchvision" not in f"{error} {second}":
+                    raise PruneError(
+                        f"cannot load the processor of {source}: {_first_line(error)}"
+                    ) from error
                 raise PruneError(
                     f"the processor of {source} needs torchvision, which is not installed. "
                     f"Run: {_TORCHVISION}"

@@ -24,6 +24,7 @@ _METHODS: dict[str, str] = {
     "stratified": "prune2drive.selectors.stratified:Stratified",
     "stride": "prune2drive.selectors.stride:Stride",
     "tfps-layer": "prune2drive.layer_pruners.tfps:TFPSLayer",
+    "tfps-released": "prune2drive.layer_pruners.tfps:TFPSReleased",
 }
 
 

@@ -4,14 +4,18 @@ import argparse
 import json
 
 import pytest
+from PIL import Image
 
+from families_table import FAMILIES
 from prune2drive.errors import PruneError
 from prune2drive.profiling import command, shapes
+from prune2drive.rig import NUSCENES
 
 TINY = shapes.Shape(
     "llava_onevision",
     {"model_type": "siglip_vision_model", "vision_use_head": False, "hidden_size": 32,
-     "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 24, "patch_size": 4},
+     "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+     "image_size": 24, "patch_size": 4},
     {"model_type": "qwen2", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
      "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1200, "tie_word_embeddings": False,
      "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
@@ -54,6 +58,24 @@ def test_table_and_json(tiny, tmp_path, capsys):
 def test_layer_pruner_by_name(tiny, capsys):
     assert run("--config", "tiny", "--method", "tfps-layer", "--device", "cpu", "--repeat", "1") == 0
     assert "tokens, mean over layers" in capsys.readouterr().out
+
+
+def test_a_saved_model(tmp_path, capsys):
+    for i, camera in enumerate(NUSCENES.names):
+        Image.effect_noise((48, 27), 40 + 10 * i).convert("RGB").save(tmp_path / f"{camera}.png")
+    folder, path = tmp_path / "model", tmp_path / "out.json"
+    case = next(case for case in FAMILIES if case.name == "llava")
+    case.model().save_pretrained(folder)
+    case.processor().save_pretrained(folder)
+    status = run(
+        "--model", str(folder), "--images", str(tmp_path), "--device", "cpu", "--repeat", "1",
+        "--json", str(path),
+    )  # fmt: skip
+    assert status == 0
+    data = json.loads(path.read_text())
+    assert list(data["pruned"]["tokens_per_camera"]) == list(NUSCENES.names)
+    assert data["settings"]["random_weights"] is False
+    assert data["ratio"]["tokens"] > 1
 
 
 @pytest.mark.parametrize(

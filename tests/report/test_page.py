@@ -126,6 +126,13 @@ def test_rigs_that_have_no_such_place_flow(yaws):
     assert 'class="ego"' not in page
 
 
+def test_characters_that_html_or_utf8_do_not_allow(tmp_path):
+    page = write_page(report(answer="a\x00b\x1b[31m\ud800", question="two\nlines"), tmp_path / "r.html")
+    text = page.read_text(encoding="utf-8")
+    assert "a\ufffdb\ufffd[31m?" in text
+    assert "two\nlines" in text
+
+
 def test_odd_numbers_do_not_break_it():
     Checker(
         render(report(panels=[Panel("c", JPEG, 0, 0, 0.0)], times=[Timing("x", 0.0, 0.0), Timing("y", None)]))

@@ -175,7 +175,8 @@ def facts(
     from ..profiling.hardware import hardware, versions
 
     machine = hardware(model.device)
-    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
+    plural = "" if machine["threads"] == 1 else "s"
+    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} thread{plural}"
     rates = str(retention)
     if isinstance(retention, dict):
         rates = ", ".join(f"{camera} {share:g}" for camera, share in retention.items())

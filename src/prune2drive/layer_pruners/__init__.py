@@ -1,6 +1,6 @@
 """Methods that choose inside the language model."""
 
 from .base import LayerPruner
-from .tfps import TFPSLayer
+from .tfps import TFPSLayer, TFPSReleased
 
-__all__ = ["LayerPruner", "TFPSLayer"]
+__all__ = ["LayerPruner", "TFPSLayer", "TFPSReleased"]

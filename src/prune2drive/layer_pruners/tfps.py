@@ -48,3 +48,15 @@ class TFPSLayer(LayerPruner):
 
     def select(self, tokens: VisualTokens, counts: Sequence[int]) -> Selection:
         return self._inner().select(tokens, counts)
+
+
+@dataclass(frozen=True)
+class TFPSReleased(TFPSLayer):
+    """`TFPSLayer` with the published code's choice rule: layer 1, own dtype, truncated counts.
+
+    Made to reproduce that code's numbers; its half-precision distances tie often, so for use prefer
+    "tfps" or "tfps-layer".
+    """
+
+    name: ClassVar[str] = "tfps-released"
+    compat: str | None = "released"

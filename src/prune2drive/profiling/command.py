@@ -66,10 +66,14 @@ def run(args: argparse.Namespace) -> int:
     """Profile as asked, print a table, return the exit status 0. Raises PruneError for bad input."""
     from rich.console import Console
 
+    from ..allocators import load_allocator
+    from ..registry import resolve_method
     from .latency import profile
 
+    # Mistakes first: building a model, and measuring it, can take minutes.
+    resolve_method(args.method)
+    load_allocator(args.retention)
     if args.json and not Path(args.json).absolute().parent.is_dir():
-        # Before the measurement, which can take minutes.
         raise PruneError(f"--json {args.json}: its folder does not exist; create it first.")
     device = _device(args.device)
     dtype = DTYPES[args.dtype or ("bf16" if device.type == "cuda" else "fp32")]
@@ -82,7 +86,6 @@ def run(args: argparse.Namespace) -> int:
             if not shown.is_terminal:
                 shown.print(line)
 
-        progress("building the model")
         model, inputs = (_from_config if args.config else _from_files)(args, dtype, device)
         result = profile(
             model,

@@ -352,6 +352,9 @@ def _prunes_inside(method: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
+    """The value as JSON can hold it."""
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 

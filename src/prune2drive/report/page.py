@@ -11,6 +11,7 @@ import hashlib
 import html
 import math
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from pathlib import Path
 from ..errors import PruneError
 from .style import CSS
 
-
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _LEGEND = (
     "Clear patches with a line around them are the tokens the language model sees. Dark ones were dropped."
 )
@@ -83,7 +84,7 @@ def write_page(report: Report, path: str | Path) -> Path:
             f"cannot write the report to {path} ({error.strerror}). Choose another folder."
         ) from None
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
             file.write(text)
         umask = os.umask(0)
         os.umask(umask)
@@ -126,7 +127,8 @@ def render(report: Report) -> str:
 
 
 def _e(text: object) -> str:
-    return html.escape(str(text), quote=True)
+    # Control characters, which models do emit, are not allowed in HTML even when escaped.
+    return html.escape(_CONTROL.sub("\ufffd", str(text)), quote=True)
 
 
 def _percent(kept: int, before: int) -> str:

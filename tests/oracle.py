@@ -86,7 +86,9 @@ def _hide(mask: Tensor | None, hidden: Tensor, cache: Any, layer: int, gone: Ten
     close = close[:, None, None, total - width :] & (column[None, :] != asking[:, None])
     if mask is None:
         causal = (column[None, :] <= asking[:, None]).expand(rows, 1, query, width)
-        mask = torch.zeros(causal.shape, dtype=hidden.dtype).masked_fill(~causal, torch.finfo(hidden.dtype).min)
+        mask = torch.zeros(causal.shape, dtype=hidden.dtype).masked_fill(
+            ~causal, torch.finfo(hidden.dtype).min
+        )
         mask = mask if floats else causal
     if mask.dtype is torch.bool:
         return mask & ~close

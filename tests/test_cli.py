@@ -123,6 +123,7 @@ def test_run_answers_and_writes_page_and_json(model, pictures, tmp_path, capsys,
     html = page.read_text()
     assert "18 of 36 kept (50%)" in html
     assert "What is ahead?" in html
+    assert html.count("The model sees only the middle 57%.") == 6  # CLIP cuts 42x24 to its middle 24
     assert str(model.parent) not in html  # where things lie stays private
 
 

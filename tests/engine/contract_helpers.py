@@ -94,9 +94,7 @@ def positions_for(case: FamilyCase, inputs: dict, dropped: Tensor, policy: str, 
     if policy == "keep":
         return {}
     first = 1 if case.one_indexed else 0
-    return {
-        "position_ids": oracle.reindexed(inputs, dropped, image_id(case), case.mrope, generating, first)
-    }
+    return {"position_ids": oracle.reindexed(inputs, dropped, image_id(case), case.mrope, generating, first)}
 
 
 def forward(model: nn.Module, inputs: dict, **extra: Any) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+from contract_helpers import RETENTION, fingerprint, forward, prompt, same, shared_model, some
 
 import prune2drive as p2d
 import tiny_models
-from contract_helpers import RETENTION, fingerprint, forward, prompt, same, shared_model, some
 from families_table import BY_NAME
 from oracle import language_model
 
@@ -99,7 +99,9 @@ def test_unknown_camera(run):
 @both
 def test_rate_of_an_unknown_camera(run):
     rates = {"CAM_FRNT": 0.5, "*": 0.2}
-    raises_in_call(LLAVA, r"CAM_FRNT.*Did you mean 'CAM_FRONT'", run(lambda x: x), rig="nuscenes", retention=rates)
+    raises_in_call(
+        LLAVA, r"CAM_FRNT.*Did you mean 'CAM_FRONT'", run(lambda x: x), rig="nuscenes", retention=rates
+    )
 
 
 @both
@@ -109,7 +111,7 @@ def test_number_of_pictures(run):
 
 
 def test_a_model_without_pictures():
-    config = transformers.LlamaConfig(**{k: v for k, v in tiny_models.text_config("llama").items()})
+    config = transformers.LlamaConfig(**tiny_models.text_config("llama"))
     model = transformers.LlamaForCausalLM(config).eval()
     before = fingerprint(model)
     with pytest.raises(p2d.PruneError, match=r"llama|Llama"):
@@ -132,19 +134,32 @@ def test_a_prompt_without_pictures(case, run):
 @both
 def test_pictures_without_placeholders(run):
     def words(inputs):
-        ids = inputs["input_ids"].masked_fill(inputs["input_ids"] == LLAVA.image_token_id(shared_model(LLAVA)), 20)
+        ids = inputs["input_ids"].masked_fill(
+            inputs["input_ids"] == LLAVA.image_token_id(shared_model(LLAVA)), 20
+        )
         return dict(inputs, input_ids=ids)
 
     raises_in_call(LLAVA, r"0 image placeholders.*216 visual tokens", run(words))
 
 
-@some("llava", "internvl", "qwen2_5_vl", "ovis2", "idefics3", "aya_vision", "mistral3", "paligemma", "llava_next")
+@some(
+    "llava",
+    "internvl",
+    "qwen2_5_vl",
+    "ovis2",
+    "idefics3",
+    "aya_vision",
+    "mistral3",
+    "paligemma",
+    "llava_next",
+)
 @both
 def test_a_truncated_prompt(case, run):
     def cut(inputs):
         length = inputs["input_ids"].shape[1]
         return {
-            k: v[:, : length - 40] if v.shape[:2] == (1, length) and v.dim() == 2 else v for k, v in inputs.items()
+            k: v[:, : length - 40] if v.shape[:2] == (1, length) and v.dim() == 2 else v
+            for k, v in inputs.items()
         }
 
     raises_in_call(case, r"placeholders.*truncated", run(cut))
@@ -210,7 +225,10 @@ def test_a_projector_that_is_not_a_number():
         model.model.multi_modal_projector.linear_2.weight.fill_(float("nan"))
     forward(model, inputs)
     before = fingerprint(model)
-    with p2d.prune(model, retention=RETENTION, rig="nuscenes"), pytest.raises(p2d.PruneError, match="CAM_FRONT"):
+    with (
+        p2d.prune(model, retention=RETENTION, rig="nuscenes"),
+        pytest.raises(p2d.PruneError, match="CAM_FRONT"),
+    ):
         forward(model, inputs)
     assert fingerprint(model) == before
 

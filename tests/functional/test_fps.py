@@ -1,6 +1,5 @@
 """Farthest point sampling against a brute-force float64 oracle."""
 
-import importlib
 import threading
 
 import numpy as np
@@ -12,9 +11,8 @@ from hypothesis.extra import numpy as hnp
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune2drive.errors import PruneError
-from prune2drive.functional import fps, released_count
-
-module = importlib.import_module("prune2drive.functional.fps")
+from prune2drive.functional import distances, fps, products, released_count
+from prune2drive.functional.checks import METRICS
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -97,8 +95,8 @@ def randn(*shape, seed=0, dtype=torch.float32):
 def path(request, monkeypatch):
     """Both ways to measure: a distance matrix, and rows on demand."""
     if request.param == "rows":
-        monkeypatch.setattr(module, "MATRIX_BYTES", 1)
-    monkeypatch.setattr(module, "GRAM_BLOCK", 5)  # so that small inputs span several blocks
+        monkeypatch.setattr(distances, "MATRIX_BYTES", 1)
+    monkeypatch.setattr(products, "GRAM_BLOCK", 5)  # so that small inputs span several blocks
     return request.param
 
 
@@ -122,7 +120,7 @@ def test_integer_features_give_exactly_the_oracles_picks(metric, x, data):
     want = oracle(x, k, start, metric)
     assert fps(torch.from_numpy(x).float(), k, start=start, metric=metric).tolist() == want
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MATRIX_BYTES", 1)
+        patch.setattr(distances, "MATRIX_BYTES", 1)
         assert fps(torch.from_numpy(x).float(), k, start=start, metric=metric).tolist() == want
 
 
@@ -179,7 +177,7 @@ def test_argmax_returns_the_first_maximum(width):
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), n=st.integers(2, 40), metric=st.sampled_from(module.METRICS))
+@given(seed=st.integers(0, 10**6), n=st.integers(2, 40), metric=st.sampled_from(METRICS))
 def test_orders_are_nested_prefixes(seed, n, metric):
     x = randn(2, n, 6, seed=seed)
     full = fps(x, n, metric=metric)
@@ -189,7 +187,7 @@ def test_orders_are_nested_prefixes(seed, n, metric):
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), n=st.integers(2, 30), metric=st.sampled_from(module.METRICS))
+@given(seed=st.integers(0, 10**6), n=st.integers(2, 30), metric=st.sampled_from(METRICS))
 def test_permuting_tokens_permutes_picks(seed, n, metric):
     x = randn(n, 6, seed=seed)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed + 1))
@@ -199,7 +197,7 @@ def test_permuting_tokens_permutes_picks(seed, n, metric):
     assert torch.equal(order[moved], picks)
 
 
-@pytest.mark.parametrize("metric", module.METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_copies_are_never_picked_twice_and_come_last_in_index_order(path, metric, dtype):
     base = randn(3, 33, dtype=dtype)
@@ -230,7 +228,7 @@ def test_zero_vectors_are_at_cosine_distance_one_from_everything(path):
 
 def test_one_token_and_one_pick(path):
     for start in ("isolated", "center", "random", 0):
-        for metric in module.METRICS:
+        for metric in METRICS:
             assert fps(torch.ones(1, 3), 1, start=start, metric=metric).tolist() == [0]
     assert fps(torch.empty(0, 5, 3), 2).shape == (0, 2)
 
@@ -280,7 +278,7 @@ def test_start_indices_per_row():
 # --- masks, k per row, batches
 
 
-@pytest.mark.parametrize("metric", module.METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("start", ["isolated", "center"])
 def test_masked_tokens_do_not_exist(path, metric, start):
     """Masked tokens hold NaN, Inf or lures: the picks are those of the view without them."""
@@ -297,7 +295,7 @@ def test_masked_tokens_do_not_exist(path, metric, start):
         assert picks[view].tolist() == mask[view].nonzero()[:, 0][alone].tolist()
 
 
-@pytest.mark.parametrize("metric", module.METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 def test_a_view_alone_equals_the_view_in_a_padded_batch(metric):
     """Lengths across several blocks of the product. BLAS may round other shapes otherwise, so a difference
     is accepted only where the float64 oracle sees a tie."""
@@ -342,7 +340,7 @@ def test_views_done_in_turn_equal_views_done_together(monkeypatch):
     mask[4, :10] = False
     start[4] = 15
     want = fps(x, ks, start=start, mask=mask)
-    monkeypatch.setattr(module, "MATRIX_BYTES", 2 * 4 * 20 * 20)
+    monkeypatch.setattr(distances, "MATRIX_BYTES", 2 * 4 * 20 * 20)
     assert torch.equal(fps(x, ks, start=start, mask=mask), want)
 
 
@@ -352,20 +350,20 @@ def test_views_done_in_turn_equal_views_done_together(monkeypatch):
 def test_tf32_bf16_and_autocast_do_not_reach_the_distances():
     """Processors without bf16 products ignore the setting; elsewhere the raw product below does differ."""
     x = randn(2, 300, 2048) + 2.0
-    want, gram, row = fps(x, 100), module._gram(x), module._dots(x[:, :64], x)
+    want, gram, row = fps(x, 100), products.gram(x), products.dots(x[:, :64], x)
     released = fps(x, 100, compat="released")
     before = torch.backends.mkldnn.matmul.fp32_precision
     torch.backends.mkldnn.matmul.fp32_precision = "bf16"
     try:
-        assert torch.equal(module._gram(x), gram)
-        assert torch.equal(module._dots(x[:, :64], x), row)
+        assert torch.equal(products.gram(x), gram)
+        assert torch.equal(products.dots(x[:, :64], x), row)
         assert torch.equal(fps(x, 100), want)
         assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
     finally:
         torch.backends.mkldnn.matmul.fp32_precision = before
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(module._gram(x), gram)
-        assert torch.equal(module._dots(x[:, :64], x), row)
+        assert torch.equal(products.gram(x), gram)
+        assert torch.equal(products.dots(x[:, :64], x), row)
         assert torch.equal(fps(x, 100), want)
         assert torch.equal(fps(x, 100, compat="released"), released)
 
@@ -415,7 +413,7 @@ class Syncs(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("metric", module.METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 def test_no_synchronisation_between_picks(path, metric):
     x, mask = randn(2, 12, 6), torch.ones(2, 12, dtype=torch.bool)
     with Syncs() as free:
@@ -430,7 +428,7 @@ def test_no_synchronisation_between_picks(path, metric):
     assert counts[0] == counts[1] <= 4  # one tolist() of at most three answers, whatever k
 
 
-@pytest.mark.parametrize("metric", module.METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("start", ["isolated", "center", "random", 3])
 def test_runs_on_tensors_without_values(path, metric, start):
     """On the meta device any question about a value raises."""
@@ -583,7 +581,7 @@ def test_bad_options(options, message):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("metric", module.METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 def test_the_first_bad_value_is_located(path, metric, value):
     x = randn(2, 3, 8, 5)
     x[1, 0, 6, 2] = value
@@ -596,7 +594,7 @@ def test_the_first_bad_value_is_located(path, metric, value):
 
 
 def test_the_row_named_is_right_when_views_are_done_in_turn(monkeypatch):
-    monkeypatch.setattr(module, "MATRIX_BYTES", 4 * 8 * 8)
+    monkeypatch.setattr(distances, "MATRIX_BYTES", 4 * 8 * 8)
     x = randn(2, 3, 8, 5)
     x[1, 1, 2, 3] = torch.nan
     with pytest.raises(PruneError, match=r"row \(1, 1\): features hold nan at token 2, channel 3"):

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from prune2drive import PruneError
-from prune2drive.report.overlay import COARSE, DIM, overlay, overlay_jpeg
-from prune2drive.tokens import Segment
+from prune2drive.commands.show import region_note
+from prune2drive.report.overlay import COARSE, DIM, UNSEEN, overlay, overlay_jpeg
+from prune2drive.tokens import WHOLE, Segment
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(40, 250, (180, 320, 3), dtype=np.uint8))
 BOXES = Segment(0, (9, 16)).boxes()  # 20 x 20 pixels each
@@ -61,6 +62,41 @@ def test_every_pixel_belongs_to_one_token_when_sizes_do_not_divide():
     boxes = Segment(0, (7, 13)).boxes()
     light = sum((np.asarray(overlay(white, boxes, [i]))[..., 0] != 100).astype(int) for i in range(91))
     assert (light == 1).all()
+
+
+def test_tokens_land_in_the_part_that_the_model_sees():
+    before = np.full((180, 320, 3), 200, dtype=np.uint8)
+    region = (0.25, 0, 0.75, 1)  # the middle 160 pixels; 9 x 8 tokens of 20 x 20
+    boxes = Segment(0, (9, 8)).boxes()
+    after = np.asarray(overlay(Image.fromarray(before), boxes, [0, 71], region=region))[..., 0]
+    assert (after[1:19, 81:99] == 200).all()
+    assert (after[161:179, 221:239] == 200).all()
+    assert (after[1:19, 101:239] == 100).all()
+    assert (after[21:159, 81:239] == 100).all()
+    for unseen in (after[:, :80], after[:, 240:]):
+        assert set(np.unique(unseen)) == {round(200 * share) for share in UNSEEN}
+    data = overlay_jpeg(Image.fromarray(before), boxes, [0, 71], region=region)
+    jpeg = np.asarray(Image.open(io.BytesIO(data)))
+    assert abs(int(jpeg[90, 160, 0]) - 100) < 10
+    assert jpeg[90, 40, 0] < 80
+
+
+def test_tokens_of_padding_are_nowhere():
+    white = Image.new("RGB", (320, 160), (200, 200, 200))
+    region = (0, -0.5, 1, 1.5)  # a square around the picture
+    boxes = Segment(0, (4, 4)).boxes()
+    after = np.asarray(overlay(white, boxes, [0, 4, 15], region=region))[..., 0]
+    assert (after[1:79, 1:79] == 200).all()
+    assert (after[:, 81:] == 100).all()
+    assert (after[81:] == 100).all()
+
+
+def test_what_stands_under_a_picture():
+    boxes = Segment(0, (4, 4)).boxes()
+    assert region_note(WHOLE, boxes) == ""
+    assert region_note((0.21875, 0, 0.78125, 1), boxes) == "The model sees only the middle 56%."
+    assert region_note((0, -0.5, 1, 1.5), boxes[[0, 4]]) == "1 kept token in the padding around the picture."
+    assert region_note((0, -0.5, 1, 1.5), boxes[4:12]) == ""
 
 
 def test_wrong_input():

@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
         console.print("[bold]With all tokens[/bold]", end=" ")
         console.print(unpruned_answer.strip() or "(empty)", markup=False, highlight=False)
     print_result(console, record, times)
-    _write(args, console, model, frame, rig, record, retention, times, answer, unpruned_answer)
+    _write(args, console, model, processor, frame, rig, record, retention, times, answer, unpruned_answer)
     return 0
 
 
@@ -136,6 +136,7 @@ def _write(
     args: argparse.Namespace,
     console: Any,
     model: Any,
+    processor: Any,
     frame: Any,
     rig: Any,
     record: Any,
@@ -164,7 +165,7 @@ def _write(
             question=args.question,
             answer=answer,
             unpruned_answer=unpruned_answer,
-            panels=panels(record, frame, rig),
+            panels=panels(record, frame, rig, processor.image_processor),
             times=times,
             facts=about,
         )

@@ -14,10 +14,12 @@ from ..errors import PruneError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from torch import Tensor
 
     from ..engine import Pruned, Record
     from ..report.page import Panel, Timing
     from ..rig import Rig
+    from ..tokens import Box
 
 
 def add_pruning_arguments(parser: argparse.ArgumentParser, retention: str = "0.10") -> None:
@@ -124,20 +126,50 @@ def compared(result: Any) -> list[Timing]:
     return [Timing(name, result.pruned[key], result.unpruned[key] or None) for name, key in rows]
 
 
-def panels(record: Record, pictures: Mapping[str, Any], rig: Rig) -> list[Panel]:
-    """One panel per camera of the first sample, in prompt order; ``pictures`` camera -> PIL picture."""
+def panels(record: Record, pictures: Mapping[str, Any], rig: Rig, image_processor: Any = None) -> list[Panel]:
+    """One panel per camera of the first sample, in prompt order.
+
+    Args:
+        pictures: camera -> PIL picture.
+        image_processor: what made pixels of the pictures; None if all of each was shown to the model.
+    """
+    from ..region import processed_region
     from ..report.overlay import overlay_jpeg
     from ..report.page import Panel
+    from ..tokens import WHOLE
 
     views = record.views[0]
     out = []
     for name, cell in record.samples[0].items():
-        view = views[name]
+        view, picture, region = views[name], pictures[name], WHOLE
+        if image_processor is not None:
+            region = processed_region(image_processor, picture.size, len(views))
         shown = [i for i in cell.indices if int(view.frame[i]) == 0]  # the picture is the first frame's
-        picture = overlay_jpeg(pictures[name], view.boxes, shown)
+        drawn = overlay_jpeg(picture, view.boxes, shown, region=region)
         yaw = rig.camera(name).yaw_deg if name in rig else None
-        out.append(Panel(name, picture, cell.before, cell.kept, yaw))
+        note = region_note(region, view.boxes[shown])
+        out.append(Panel(name, drawn, cell.before, cell.kept, yaw, note))
     return out
+
+
+def region_note(region: Box, kept: Tensor) -> str:
+    """What to say under a picture of which the model sees a part, or more than there is.
+
+    ``kept`` ``(n, 4)``: boxes of the kept tokens as shares of the region.
+    """
+    from ..region import seen_share
+    from ..report.overlay import in_picture
+
+    notes = []
+    if (share := seen_share(region)) < 0.995:
+        notes.append(f"The model sees only the middle {share:.0%}.")
+    if min(region[:2]) < 0 or max(region[2:]) > 1:
+        inside = in_picture(kept, region).clamp(0, 1)
+        blank = int(((inside[:, 2] <= inside[:, 0]) | (inside[:, 3] <= inside[:, 1])).sum())
+        if blank:
+            plural = "" if blank == 1 else "s"
+            notes.append(f"{blank} kept token{plural} in the padding around the picture.")
+    return " ".join(notes)
 
 
 def print_result(console: Console, record: Record, times: Sequence[Timing]) -> None:

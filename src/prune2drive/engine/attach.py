@@ -98,7 +98,7 @@ class Pruned(AbstractContextManager["Pruned"]):
         self.cutter = Cutter(resolve_stages(method, retention), load_rig(rig), load_layout(layout, cameras))
         if positions not in (None, *PositionPolicy):
             raise PruneError(
-                f"unknown position policy {positions!r}.{did_you_mean(str(positions), PositionPolicy)}"
+                f"unknown position policy {positions!r}.{did_you_mean(str(positions), [p.value for p in PositionPolicy])}"
             )
         found = find_family(self.model)
         self.remote = found if isinstance(found, RemoteFamily) else None
@@ -171,7 +171,7 @@ class Pruned(AbstractContextManager["Pruned"]):
         model cannot be written as inputs.
         """
         if self._layers or self.remote:
-            raise PruneError("rewrite() covers stages before the language model; of stock models only")
+            raise PruneError("rewrite() is for stock models pruned before the language model; inside it, use `with prune(...)`")
         return self._prepare(inputs, generating=False)[0]
 
     # -- wrappers -------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ class Pruned(AbstractContextManager["Pruned"]):
             if not self._to_prune(inputs):
                 return own(**inputs)
             inputs, plan, _ = self._prepare(inputs, generating=False)
-            return self._call(own, inputs, plan, scatter=inputs.get("labels") is not None)
+            return self._call(own, inputs, plan)
 
         return forward
 
@@ -208,15 +208,17 @@ class Pruned(AbstractContextManager["Pruned"]):
             with torch.no_grad():
                 inputs, plan, cut = self._prepare(inputs, generating=True)
             inputs |= prompt_lengths(inputs, self.model, removed=cut)
-            out = self._call(own, inputs, plan, scatter=False)
+            out = self._call(own, inputs, plan)
             return restore_prompt(out, ids, inputs["input_ids"].shape[1])
 
         return generate
 
-    def _call(self, own: Callable[..., Any], inputs: dict[str, Any], plan: Plan | None, scatter: bool) -> Any:
+    def _call(self, own: Callable[..., Any], inputs: dict[str, Any], plan: Plan | None) -> Any:
         self._busy = True
         if self._layers:
-            self._layers.plan, self._layers.scatter = plan, scatter
+            wanted = inputs.get("logits_to_keep")
+            self._layers.plan, self._layers.wanted = plan, wanted if isinstance(wanted, Tensor) else None
+            self._layers.restore = inputs.get("labels") is not None or isinstance(wanted, Tensor)
         try:
             return own(**inputs)
         finally:
@@ -294,6 +296,7 @@ class Pruned(AbstractContextManager["Pruned"]):
                 kwargs["logits_to_keep"] = remap_logits_to_keep(wanted, done.short.columns)
         elif family.mrope:
             kwargs["position_ids"] = positions.to(ids.device)
+        family.remember(kwargs.get("position_ids"), kwargs.get("attention_mask"))
         setattr(out, MARK, True)
         kwargs["mm_encoder_outputs"] = {"image": out}
         self._record = done.record

@@ -86,8 +86,10 @@ class LayerPruning:
             )
         self.plan: Plan | None = None
         self.run: Run | None = None
-        self.scatter = False
-        """Whether the last layer's output is put back to full length, for losses over all columns."""
+        self.restore = False
+        """Whether the last layer's output is put back to full length: columns are asked for by place."""
+        self.wanted: Tensor | None = None
+        """Columns whose logits are asked for; they must still be there."""
         self._handles: list[Any] = []
         self._deepstack: Any = None
 
@@ -140,13 +142,21 @@ class LayerPruning:
     def _leave(self, layer: nn.Module, args: Any, output: Any) -> Any:
         run, self.run = self.run, None
         hidden = output[0] if isinstance(output, tuple) else output
-        if run is None or not self.scatter or hidden.shape[1] == run.length:
+        if run is None or not self.restore or hidden.shape[1] == run.length:
             return None
-        full = hidden.new_zeros(hidden.shape[0], run.length, hidden.shape[-1])
         # Invalid places aim at a spare column that is cut off again.
-        full = torch.cat([full, full[:, :1]], 1)
         target = torch.where(run.valid, run.columns, run.length)
-        full = full.scatter(1, target[..., None].expand_as(hidden), hidden)[:, :-1]
+        place = torch.full((len(hidden), run.length + 1), -1, dtype=torch.long, device=hidden.device)
+        place.scatter_(1, target, torch.arange(hidden.shape[1], device=hidden.device).expand_as(target))
+        place = place[:, :-1]
+        if self.wanted is not None and bool((place[:, self.wanted.to(place.device)] < 0).any()):
+            raise PruneError(
+                f"logits_to_keep={self.wanted.tolist()} names columns that were pruned; ask for others, or for "
+                "the last ones with an integer"
+            )
+        # A dropped column answers with the last token still there before it, as in a short sequence.
+        place = place.cummax(1).values.clamp(min=0)
+        full = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))
         return (full, *output[1:]) if isinstance(output, tuple) else full
 
     def _add_deepstack(self, hidden: Tensor, visual: Tensor, planes: Tensor) -> Tensor:

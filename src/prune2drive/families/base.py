@@ -176,6 +176,9 @@ class Family:
         length = prompt.ids.shape[1]
         return (torch.arange(length) + self.first_position).expand(prompt.ids.shape[0], length)
 
+    def remember(self, positions: Tensor | None, mask: Tensor | None) -> None:
+        """Leave on the model what an unpruned call leaves there for decode loops of the caller's own."""
+
 
 def runs(flags: Tensor) -> list[tuple[int, int]]:
     """Stretches of True in a host bool vector: (first, one past the last)."""

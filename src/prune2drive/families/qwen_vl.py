@@ -43,3 +43,9 @@ class QwenVL(Family):
         extra |= {"input_ids": prompt.ids, "attention_mask": prompt.mask.long()}
         three = self.core.get_rope_index(**extra)[0]
         return torch.cat([counted(prompt.mask)[None], three])
+
+    def remember(self, positions: Tensor | None, mask: Tensor | None) -> None:
+        # The model places a lone next token at "tokens so far + rope_deltas".
+        assert positions is not None
+        tokens = positions.shape[-1] if mask is None else mask.long().sum(-1)
+        self.core.rope_deltas = (positions[1:].amax((0, 2)) + 1 - tokens)[:, None]

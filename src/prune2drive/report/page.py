@@ -32,6 +32,7 @@ class Panel:
 
     ``picture``: JPEG bytes, as `overlay_jpeg` returns them. ``before``, ``kept``: token counts.
     ``yaw_deg``: where the camera looks, 0 ahead, positive to the left; None when unknown.
+    ``note``: a remark under the picture.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Panel:
     before: int
     kept: int
     yaw_deg: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -217,13 +219,14 @@ def _surround(panels: Sequence[Panel]) -> str:
 
 def _panel(panel: Panel, lead: bool = False) -> str:
     data = base64.b64encode(panel.picture).decode()
+    note = f'<span class="aside">{_e(panel.note)}</span>' if panel.note else ""
     return (
         f'<figure class="panel card{" lead" if lead else ""}">'
         f'<img alt="{_e(panel.name)}: kept patches are clear, dropped ones dark"'
         f' src="data:image/jpeg;base64,{data}">'
         f"<figcaption><b>{_e(panel.name)}</b>"
         f"<span>{panel.kept:,} of {panel.before:,} kept ({_percent(panel.kept, panel.before)})</span>"
-        "</figcaption></figure>"
+        f"{note}</figcaption></figure>"
     )
 
 

@@ -56,6 +56,7 @@ h2 { font-size: 18px; letter-spacing: -.005em; font-weight: 650; margin: 40px 0 
   padding: 9px 13px 11px; font-size: 14px; }
 .panel b { font-weight: 620; min-width: 0; overflow-wrap: anywhere; }
 .panel span { color: var(--soft); font-variant-numeric: tabular-nums; }
+.panel .aside { flex: 1 0 100%; }
 .ego { display: grid; grid-template-columns: 1fr auto 1fr; align-items: center; gap: 8px 28px;
   padding: 8px 0; }
 .ego p { font-size: 14px; color: var(--soft); max-width: 34ch; }

@@ -1,0 +1,51 @@
+"""Every Python example of the documentation runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+import prune2drive as p2d
+from families_table import FAMILIES, picture
+from prune2drive.rig import load_rig
+
+ROOT = Path(__file__).parent.parent
+CASE = next(case for case in FAMILIES if case.name == "llava")
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+BLOCKS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_example_runs(block, monkeypatch, tmp_path):
+    model = CASE.model()
+    monkeypatch.setattr(
+        transformers.AutoModelForImageTextToText, "from_pretrained", lambda *_, **__: model, raising=True
+    )
+    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", lambda *_, **__: CASE.processor())
+    monkeypatch.chdir(tmp_path)
+    for name in load_rig("nuscenes").names:
+        picture(0, 0, 0).save(tmp_path / f"{name}.jpg")
+    space = {
+        "p2d": p2d,
+        "torch": torch,
+        "model": model,
+        "processor": CASE.processor(),
+        "inputs": CASE.inputs([6]),
+        "features": torch.randn(6, 36, 16),
+    }
+    exec(compile(block, "example", "exec"), space)
+
+
+def test_every_link_leads_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith(("http://", "https://")):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,10 +1,10 @@
 """prune2drive: visual token pruning for multi-camera vision-language models.
 
-    import prune2drive as p2d
+import prune2drive as p2d
 
-    with p2d.prune(model, method="tfps", retention=0.10, rig="nuscenes") as pruned:
-        out = model.generate(**inputs, max_new_tokens=64)
-    print(pruned.record)
+with p2d.prune(model, method="tfps", retention=0.10, rig="nuscenes") as pruned:
+    out = model.generate(**inputs, max_new_tokens=64)
+print(pruned.record)
 """
 
 from __future__ import annotations

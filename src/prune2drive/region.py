@@ -8,25 +8,23 @@ from typing import Any
 from .tokens import WHOLE, Box
 
 
-def processed_region(image_processor: Any, size: tuple[int, int], pictures: int = 1) -> Box:
+def processed_region(image_processor: Any, size: tuple[int, int]) -> Box:
     """The rectangle that a picture's tokens cover, as shares of the picture.
 
     The whole picture, unless the processor cuts out the middle after resizing the shorter edge (CLIP for
     LLaVA-1.5: of 1600x900 the middle 900 pixels), or pads to a square before: then the rectangle reaches
-    beyond 0 and 1. Processors that cut a picture into tiles show all of it.
+    beyond 0 and 1. Processors that cut a picture into tiles show all of it (where LLaVA-OneVision pads
+    several pictures, its family says so in the tokens' boxes).
 
     Args:
         image_processor: a Hugging Face image processor.
         size: width, height of the picture.
-        pictures: how many the prompt holds; LLaVA-OneVision tiles a lone one and pads several.
     """
     width, height = size
     tiles = getattr(image_processor, "image_grid_pinpoints", None) is not None
     # The rectangle in pixels of the picture, first what is resized, then what is cut out of it.
     x, y, wide, high = 0.0, 0.0, float(width), float(height)
-    if hasattr(image_processor, "pad_to_square") and (
-        pictures > 1 if tiles else getattr(image_processor, "do_pad", False)
-    ):
+    if hasattr(image_processor, "pad_to_square") and not tiles and getattr(image_processor, "do_pad", False):
         wide = high = float(max(width, height))
         x, y = -((wide - width) // 2), -((high - height) // 2)
     resized = _resized(image_processor, (round(wide), round(high)))

@@ -101,6 +101,10 @@ class View:
     def __len__(self) -> int:
         return self.index.numel()
 
+    def subset(self, which: Tensor) -> View:
+        """The view with only some of its tokens: host indices, or bool ``(n,)``."""
+        return View(self.name, self.index[which], self.boxes[which], self.part[which], self.frame[which])
+
 
 @dataclass(frozen=True, eq=False)
 class VisualTokens:

@@ -19,7 +19,7 @@ IMAGES = [
     [ImageTokens(0, 5, (Segment(1, (2, 2)),))],
 ]
 VIEWS = assign_views(IMAGES, PerCamera(), None)
-FLAT = torch.arange(14.0)[:, None] * torch.tensor([1.0, 10.0])
+FLAT = torch.arange(100.0, 114.0)[:, None] * torch.tensor([1.0, 10.0])
 
 
 class Fixed(Selector):
@@ -41,7 +41,7 @@ def test_a_selector_sees_each_view_padded_and_without_structure():
     selector = Fixed([[0], [0], [0]])
     cut_features(FLAT, IMAGES, VIEWS, [1, 1, 1], selector)
     rows = selector.seen.features[..., 0].tolist()
-    assert rows == [[0, 1, 3, 4], [6, 7, 8, 0], [10, 11, 12, 13]]
+    assert rows == [[100, 101, 103, 104], [106, 107, 108, 0], [110, 111, 112, 113]]
     assert list(selector.seen.samples) == [0, 0, 2]
     assert selector.seen.mask.tolist() == [[True] * 4, [True] * 3 + [False], [True] * 4]
 
@@ -62,7 +62,7 @@ def test_merged_features_stand_where_their_tokens_stood():
     want[4], want[0], want[8], want[11] = merged[0, 0], merged[0, 1], merged[1, 0], merged[2, 0]
     assert cut.features.equal(want)
     assert cut.features.dtype == FLAT.dtype
-    assert FLAT[4].tolist() == [4, 40]
+    assert FLAT[4].tolist() == [104, 1040]
     assert cut.kept.tolist() == [0, 2, 4, 5, 8, 9, 11]
 
 

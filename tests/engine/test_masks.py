@@ -35,7 +35,7 @@ def brute(mask, columns, valid):
 @pytest.mark.parametrize("ragged", [False, True])
 def test_a_bool_mask_is_gathered(rows, ragged):
     mask = odd_mask(rows)
-    got = prefill_mask(mask, COLUMNS, VALID, ragged, torch.float32)
+    got = prefill_mask(mask, COLUMNS, VALID, ragged, "sdpa")
     assert got.equal(brute(mask, COLUMNS, VALID))
 
 
@@ -44,7 +44,7 @@ def test_a_float_mask_is_gathered_with_its_values(dtype):
     allowed = odd_mask()
     mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
     mask[0, 0, 3, 2] = -1.5  # an additive bias stays what it is
-    got = prefill_mask(mask, COLUMNS, VALID, True, dtype)
+    got = prefill_mask(mask, COLUMNS, VALID, True, "sdpa")
     assert got.dtype == dtype
     assert got[0, 0, 2, 1] == -1.5
     allowed[0, 0, 3, 2] = True
@@ -54,22 +54,22 @@ def test_a_float_mask_is_gathered_with_its_values(dtype):
 
 
 def test_without_a_mask_attention_stays_causal():
-    assert prefill_mask(None, COLUMNS, ALL, False, torch.float32) is None
+    assert prefill_mask(None, COLUMNS, ALL, False, "sdpa") is None
     causal = torch.ones(7, 7, dtype=torch.bool).tril()[None, None]
-    got = prefill_mask(None, COLUMNS, VALID, True, torch.float32)
+    got = prefill_mask(None, COLUMNS, VALID, True, "sdpa")
     assert got.equal(brute(causal, COLUMNS, VALID))
 
 
 def test_a_flash_mask_becomes_the_valid_tokens():
     mask = torch.ones(2, 7, dtype=torch.int64)
-    got = prefill_mask(mask, COLUMNS, VALID, True, torch.float32)
+    got = prefill_mask(mask, COLUMNS, VALID, True, "sdpa")
     assert got.dtype == torch.int64
     assert got.equal(VALID.long())
 
 
 def test_masks_that_cannot_be_cut():
     for call in (
-        lambda: prefill_mask(object(), COLUMNS, VALID, True, torch.float32),
+        lambda: prefill_mask(object(), COLUMNS, VALID, True, "sdpa"),
         lambda: step(object(), COLUMNS, VALID, prompt=7, cached=4, total=5, query=1),
     ):
         with pytest.raises(PruneError, match="attn_implementation='sdpa'"):
@@ -80,7 +80,10 @@ def test_masks_that_cannot_be_cut():
 
 
 def step(mask, columns, valid, ragged=False, window=None, float_dtype=None, **lengths):
-    return decode_mask(mask, columns, valid, ragged, window=window, float_dtype=float_dtype, **lengths)
+    attention = "eager" if float_dtype else "sdpa"
+    return decode_mask(
+        mask, columns, valid, ragged, window=window, attention=attention, dtype=torch.float32, **lengths
+    )
 
 
 def seen_by(columns, valid, prompt, cached, total, query, window):
@@ -173,3 +176,13 @@ def test_a_flash_step_holds_the_kept_prompt_and_the_generated_columns(case):
     for row in range(rows):
         entries = [int(flag) for flag in valid[row]] + mask[row, lengths["prompt"] :].tolist()
         assert got[row].tolist() == entries[-(lengths["cached"] + lengths["query"]) :]
+
+
+def test_flash_attention_is_given_padding_only():
+    assert prefill_mask(None, COLUMNS, ALL, False, "flash_attention_2") is None
+    assert prefill_mask(None, COLUMNS, VALID, True, "flash_attention_2").equal(VALID)
+    lengths = {"prompt": 7, "cached": 5, "total": 7, "query": 2}
+    flash = {"attention": "flash_attention_2", "dtype": torch.bfloat16, "window": None}
+    assert decode_mask(None, COLUMNS, ALL, False, **lengths, **flash) is None
+    got = decode_mask(None, COLUMNS, VALID, True, **lengths, **flash)
+    assert got.equal(torch.cat([VALID, torch.ones(2, 3, dtype=torch.bool)], 1))

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prune2drive.engine.rewrite import (
+    Shortening,
     compress,
     cut_positions,
     cut_prompt,
@@ -152,10 +153,21 @@ def test_cut_prompt_takes_along_what_runs_with_the_tokens():
 
 
 def test_logits_to_keep_follow_their_columns():
-    columns = torch.tensor([[0, 2, 5, 7]])
-    assert remap_logits_to_keep(torch.tensor([7, 2]), columns).tolist() == [3, 1]
-    same = torch.tensor([[0, 2, 5, 7], [1, 2, 6, 7]])
+    assert remap_logits_to_keep(torch.tensor([7, 2]), full([[0, 2, 5, 7]])).tolist() == [3, 1]
+    same = full([[0, 2, 5, 7], [1, 2, 6, 7]])
     assert remap_logits_to_keep(torch.tensor([2, 7]), same).tolist() == [1, 3]
+
+
+def full(columns):
+    """A shortening without padding."""
+    columns = torch.tensor(columns)
+    return Shortening(columns, torch.ones_like(columns, dtype=torch.bool))
+
+
+def test_a_dropped_column_in_padding_is_gone():
+    padded = Shortening(torch.tensor([[1, 2, 5]]), torch.tensor([[False, True, True]]))
+    with pytest.raises(PruneError, match="logits_to_keep"):
+        remap_logits_to_keep(torch.tensor([1]), padded)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +176,7 @@ def test_logits_to_keep_follow_their_columns():
 )
 def test_logits_to_keep_that_are_gone_or_apart(wanted, columns):
     with pytest.raises(PruneError, match=r"logits_to_keep=.*ask for the last ones with an integer"):
-        remap_logits_to_keep(torch.tensor(wanted), torch.tensor(columns))
+        remap_logits_to_keep(torch.tensor(wanted), full(columns))
 
 
 def test_new_lengths():

@@ -82,3 +82,27 @@ def test_tiles_run_row_by_row():
     cut = tiles(2, 3, (4, 4), start=16)
     assert [s.start for s in cut] == [16 + 16 * n for n in range(6)]
     assert cut[4].box == pytest.approx((1 / 3, 1 / 2, 2 / 3, 1))
+
+
+@pytest.mark.parametrize("spot", SPOTS)
+@pytest.mark.parametrize("size", [(64, 32), (30, 60)])
+def test_pictures_that_share_a_prompt_are_padded_to_a_square(size, spot):
+    """LLaVA-OneVision: the grid then reaches beyond the picture."""
+    case = next(case for case in FAMILIES if case.name == "llava_onevision")
+    model = case.model()
+    plain, marked, (x, y) = spotted(size, spot)
+
+    def features(picture):
+        inputs = case.encode([case.prompt(2)], [[picture, plain]])
+        with p2d.prune(model, "stride", 1.0) as pruned, torch.no_grad():
+            model(**inputs)
+            encoder = {k: v for k, v in inputs.items() if k in pruned.family.encoder_names()}
+            flat, _ = pruned.family.flatten(pruned.family.encode(encoder).pooler_output)
+        return flat, pruned.record.views[0]["IMAGE_0"]
+
+    (before, view), (after, _) = features(plain), features(marked)
+    assert view.boxes.min() < 0
+    assert view.boxes.max() > 1
+    x0, y0, x1, y1 = view.boxes[(after - before).norm(dim=-1)[view.index].argmax()].tolist()
+    assert x0 - 0.02 <= x <= x1 + 0.02
+    assert y0 - 0.02 <= y <= y1 + 0.02

@@ -143,7 +143,7 @@ def panels(record: Record, pictures: Mapping[str, Any], rig: Rig, image_processo
     for name, cell in record.samples[0].items():
         view, picture, region = views[name], pictures[name], WHOLE
         if image_processor is not None:
-            region = processed_region(image_processor, picture.size, len(views))
+            region = processed_region(image_processor, picture.size)
         shown = [i for i in cell.indices if int(view.frame[i]) == 0]  # the picture is the first frame's
         drawn = overlay_jpeg(picture, view.boxes, shown, region=region)
         yaw = rig.camera(name).yaw_deg if name in rig else None
@@ -163,12 +163,11 @@ def region_note(region: Box, kept: Tensor) -> str:
     notes = []
     if (share := seen_share(region)) < 0.995:
         notes.append(f"The model sees only the middle {share:.0%}.")
-    if min(region[:2]) < 0 or max(region[2:]) > 1:
-        inside = in_picture(kept, region).clamp(0, 1)
-        blank = int(((inside[:, 2] <= inside[:, 0]) | (inside[:, 3] <= inside[:, 1])).sum())
-        if blank:
-            plural = "" if blank == 1 else "s"
-            notes.append(f"{blank} kept token{plural} in the padding around the picture.")
+    inside = in_picture(kept, region).clamp(0, 1)
+    blank = int(((inside[:, 2] <= inside[:, 0]) | (inside[:, 3] <= inside[:, 1])).sum())
+    if blank:
+        plural = "" if blank == 1 else "s"
+        notes.append(f"{blank} kept token{plural} in the padding around the picture.")
     return " ".join(notes)
 
 

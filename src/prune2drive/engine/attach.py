@@ -27,10 +27,11 @@ from ..families.remote import RemoteFamily
 from ..layout import Layout, load_layout
 from ..rig import load_rig
 from ..tokens import PositionPolicy
+from .caches import check_continuation, mark_cache
 from .clock import Clock
 from .cutter import CutPrompt, Cutter
 from .layers import LayerPruning, Plan, make_plan
-from .lengths import check_layer_stages, prompt_lengths, restore_prompt
+from .lengths import check_layer_stages, implied_mask, prompt_lengths, restore_prompt, setting
 from .record import Record
 from .rewrite import cut_positions, cut_prompt, remap_logits_to_keep
 from .stages import Method, Retention, resolve_stages
@@ -98,7 +99,8 @@ class Pruned(AbstractContextManager["Pruned"]):
         self.cutter = Cutter(resolve_stages(method, retention), load_rig(rig), load_layout(layout, cameras))
         if positions not in (None, *PositionPolicy):
             raise PruneError(
-                f"unknown position policy {positions!r}.{did_you_mean(str(positions), [p.value for p in PositionPolicy])}"
+                "unknown position policy "
+                f"{positions!r}.{did_you_mean(str(positions), [p.value for p in PositionPolicy])}"
             )
         found = find_family(self.model)
         self.remote = found if isinstance(found, RemoteFamily) else None
@@ -123,13 +125,17 @@ class Pruned(AbstractContextManager["Pruned"]):
         wrappers: dict[str, Wrap] = {"forward": self._wrap_forward, "generate": self._wrap_generate}
         if self.remote:
             wrappers = self.remote.wrappers(self._cut_remote)
-        for name, wrap in wrappers.items():
-            # Device maps put a forward of their own on the instance; it is wrapped and put back.
-            self._own[name] = self.model.__dict__.get(name, _ABSENT)
-            object.__setattr__(self.model, name, wrap(getattr(self.model, name)))
-        if self._layers:
-            self._layers.attach()
-        object.__setattr__(self.model, MARK, self)
+        wrapped = {name: wrap(getattr(self.model, name)) for name, wrap in wrappers.items()}
+        # Device maps put a forward of their own on the instance; it is wrapped and put back.
+        self._own = {name: self.model.__dict__.get(name, _ABSENT) for name in wrapped}
+        for name, wrapper in {**wrapped, MARK: self}.items():
+            object.__setattr__(self.model, name, wrapper)
+        try:
+            if self._layers:
+                self._layers.attach()
+        except BaseException:
+            self.detach()
+            raise
         return self
 
     def detach(self) -> None:
@@ -164,14 +170,17 @@ class Pruned(AbstractContextManager["Pruned"]):
         return self._record
 
     def rewrite(self, **inputs: Any) -> dict[str, Any]:
-        """The shortened inputs of ``model(**inputs)``, for a model that is not attached.
+        """The shortened inputs of ``model(**inputs)``, to call the model with, attached or not.
 
         For decode loops of one's own: after ``out = model(**pruned.rewrite(**inputs))`` the next
         token's ``position_ids`` continue the full prompt under "keep". Stages inside the language
         model cannot be written as inputs.
         """
         if self._layers or self.remote:
-            raise PruneError("rewrite() is for stock models pruned before the language model; inside it, use `with prune(...)`")
+            raise PruneError(
+                "rewrite() is for stock models pruned before their language model; "
+                "for others call the model inside the prune context"
+            )
         return self._prepare(inputs, generating=False)[0]
 
     # -- wrappers -------------------------------------------------------------------------------
@@ -181,13 +190,13 @@ class Pruned(AbstractContextManager["Pruned"]):
 
         @functools.wraps(own)
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if self._busy:
-                return own(*args, **kwargs)
             inputs = bound(signature, args, kwargs)
             if not self._to_prune(inputs):
                 return own(**inputs)
-            inputs, plan, _ = self._prepare(inputs, generating=False)
-            return self._call(own, inputs, plan)
+            inputs, plan, removed = self._prepare(inputs, generating=False)
+            out = self._call(own, inputs, plan)
+            mark_cache(getattr(out, "past_key_values", None), removed)
+            return out
 
         return forward
 
@@ -206,25 +215,29 @@ class Pruned(AbstractContextManager["Pruned"]):
                 check_layer_stages(inputs, self.model)
             ids = inputs["input_ids"]
             with torch.no_grad():
-                inputs, plan, cut = self._prepare(inputs, generating=True)
-            inputs |= prompt_lengths(inputs, self.model, removed=cut)
+                inputs, plan, removed = self._prepare(inputs, generating=True)
+            inputs |= prompt_lengths(inputs, self.model, removed)
             out = self._call(own, inputs, plan)
+            mark_cache(getattr(out, "past_key_values", None), removed)
+            mark_cache(inputs.get("past_key_values"), removed)
             return restore_prompt(out, ids, inputs["input_ids"].shape[1])
 
         return generate
 
     def _call(self, own: Callable[..., Any], inputs: dict[str, Any], plan: Plan | None) -> Any:
-        self._busy = True
-        if self._layers:
+        layers, was_busy = self._layers, self._busy
+        before = (layers.plan, layers.run, layers.restore, layers.wanted) if layers else None
+        if layers:
             wanted = inputs.get("logits_to_keep")
-            self._layers.plan, self._layers.wanted = plan, wanted if isinstance(wanted, Tensor) else None
-            self._layers.restore = inputs.get("labels") is not None or isinstance(wanted, Tensor)
+            layers.plan, layers.wanted = plan, wanted if isinstance(wanted, Tensor) else None
+            layers.restore = inputs.get("labels") is not None or isinstance(wanted, Tensor)
+        self._busy = True
         try:
             return own(**inputs)
         finally:
-            self._busy = False
-            if self._layers:
-                self._layers.plan = self._layers.run = None
+            self._busy = was_busy
+            if layers and before:
+                layers.plan, layers.run, layers.restore, layers.wanted = before
 
     def _to_prune(self, inputs: dict[str, Any]) -> bool:
         """Whether a call brings pictures to prune; a call that continues a prompt does not."""
@@ -233,20 +246,20 @@ class Pruned(AbstractContextManager["Pruned"]):
         cache = inputs.get("past_key_values")
         filled = cache is not None and cache.get_seq_length() > 0
         encoded = (inputs.get("mm_encoder_outputs") or {}).get("image")
+        if inputs.get("pixel_values") is None and (self._busy or getattr(encoded, MARK, False)):
+            return False  # a step of a call that was pruned when it came in, or inputs from rewrite()
         if inputs.get("pixel_values") is None and encoded is None:
             if filled:
+                check_continuation(inputs, cache, self.family.image_token_id)
                 return False
             raise PruneError(
-                "the prompt has no images: pass pixel_values from the "
-                "processor, or leave the prune context for "
-                "text-only calls"
+                "the prompt has no images: pass pixel_values from the processor, "
+                "or leave the prune context for text-only calls"
             )
-        if getattr(encoded, MARK, False):
-            return False
         if filled:
             raise PruneError(
-                "new images on top of a filled cache cannot be pruned; start "
-                "a new prompt, or drop past_key_values"
+                "new images on top of a filled cache cannot be pruned; "
+                "start a new prompt, or drop past_key_values"
             )
         if not isinstance(inputs.get("input_ids"), Tensor):
             raise PruneError("visual tokens are found by their ids: pass input_ids, not inputs_embeds")
@@ -256,19 +269,28 @@ class Pruned(AbstractContextManager["Pruned"]):
 
     def _prepare(self, inputs: dict[str, Any], generating: bool) -> tuple[dict[str, Any], Plan | None, int]:
         """Encode, choose and cut: the inputs to call the model with, the layer plan, columns removed."""
+        self._record = None
         family, kwargs = self.family, dict(inputs)
         ids, mask = kwargs["input_ids"], kwargs.get("attention_mask")
-        if mask is not None and mask.dim() != 2:
+        if mask is not None and mask.shape != ids.shape:
             raise PruneError(
-                f"attention_mask of shape {tuple(mask.shape)}: pass the processor's, (batch, length)"
+                f"attention_mask of shape {tuple(mask.shape)} for input_ids "
+                f"of shape {tuple(ids.shape)}: pass "
+                "the processor's, (batch, length)"
             )
         host_ids = ids.cpu()
-        host_mask = mask.cpu().bool() if mask is not None else torch.ones_like(host_ids, dtype=torch.bool)
+        if mask is not None:
+            host_mask = mask.cpu().bool()
+        elif generating:
+            host_mask = implied_mask(host_ids, inputs, self.model)
+        else:
+            host_mask = torch.ones_like(host_ids, dtype=torch.bool)
         visual = host_ids == family.image_token_id
 
         names = family.encoder_names()
         encoder_kwargs = {k: kwargs.pop(k) for k in list(kwargs) if k in names}
-        given = (kwargs.pop("mm_encoder_outputs", None) or {}).get("image")
+        others = dict(kwargs.pop("mm_encoder_outputs", None) or {})
+        given = others.pop("image", None)
         clock = Clock(ids.device)
         with clock:
             out = copy.copy(given) if given is not None else family.encode(encoder_kwargs)
@@ -283,7 +305,7 @@ class Pruned(AbstractContextManager["Pruned"]):
         prompt = Prompt(host_ids, host_mask, visual, entries, encoder_kwargs, self.cutter.picture_sizes)
         # Without a cache, generation drops an all-ones mask, and gaps in the positions would then be read
         # as packed sequences; one masked column keeps the mask.
-        lone = generating and kwargs.get("use_cache") is False
+        lone = generating and setting(inputs, self.model, "use_cache") is False
         done = self.cutter(flat, family.images(prompt), host_mask, visual, lambda: clock.ms, lone)
         positions = family.positions(
             prompt, generating, {**kwargs, "position_ids": inputs.get("position_ids")}
@@ -293,12 +315,12 @@ class Pruned(AbstractContextManager["Pruned"]):
             kwargs = cut_prompt(kwargs, done.short, self._pad_id())
             kwargs["position_ids"] = cut_positions(positions.to(ids.device), done.short, self.positions)
             if isinstance(wanted := kwargs.get("logits_to_keep"), Tensor):
-                kwargs["logits_to_keep"] = remap_logits_to_keep(wanted, done.short.columns)
+                kwargs["logits_to_keep"] = remap_logits_to_keep(wanted, done.short)
         elif family.mrope:
             kwargs["position_ids"] = positions.to(ids.device)
         family.remember(kwargs.get("position_ids"), kwargs.get("attention_mask"))
         setattr(out, MARK, True)
-        kwargs["mm_encoder_outputs"] = {"image": out}
+        kwargs["mm_encoder_outputs"] = {**others, "image": out}
         self._record = done.record
         plan = make_plan(prompt, done, self.cutter.layer_pruners, ids.device) if self._layers else None
         return kwargs, plan, ids.shape[1] - done.length

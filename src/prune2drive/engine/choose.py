@@ -108,13 +108,17 @@ def cut_features(
     views: Sequence[Sequence[View]],
     counts: Sequence[int],
     selector: Selector,
+    there: Tensor | None = None,
 ) -> Cut:
-    """Choose ``counts`` tokens of each view from the flat features ``(T, D)`` of all samples."""
+    """Choose ``counts`` tokens of each view from the flat features ``(T, D)`` of all samples.
+
+    ``there`` host bool ``(T,)``: False at tokens that the attention mask hides, which never stay.
+    """
     device = flat.device
     totals = [sum(image.length for image in row) for row in images]
     offsets = [sum(totals[:row]) for row in range(len(totals))]
     rows = [view.index + offsets[row] for row, group in enumerate(views) for view in group]
-    structure = torch.ones(sum(totals), dtype=torch.bool)
+    structure = torch.ones(sum(totals), dtype=torch.bool) if there is None else there.clone()
     for view_rows in rows:
         structure[view_rows] = False
     table = padded(rows).to(device, non_blocking=True)

@@ -83,12 +83,15 @@ class Cutter:
             masked_column: leave one masked column in a batch that would have none.
         """
         views = assign_views(images, self.layout, self.rig)
+        there = mask[visual]
+        if not bool(there.all()):
+            views = unmasked(views, there, [sum(image.length for image in row) for row in images])
         budgets = self._budgets(views)
         before = length = mask.shape[1]
         structure = sum(im.length for row in images for im in row) - sum(len(v) for row in views for v in row)
         cut, short = None, None
         if self.selector is not None:
-            cut = cut_features(flat, images, views, budgets[0], self.selector)
+            cut = cut_features(flat, images, views, budgets[0], self.selector, there)
             length = max(new_lengths(mask, visual, cut.per_row))
             length += int(masked_column and length < before)
             device = flat.device
@@ -116,3 +119,15 @@ class Cutter:
                         f"{left}; every retention counts against the original tokens, so it must not grow"
                     )
         return budgets
+
+
+def unmasked(views: Sequence[Sequence[View]], there: Tensor, totals: Sequence[int]) -> list[list[View]]:
+    """The views without tokens that the caller's attention mask hides; a camera hidden whole is no view.
+
+    ``there`` host bool ``(T,)`` over the visual tokens of all samples, ``totals`` how many each has.
+    """
+    out = []
+    for group, part in zip(views, there.split(list(totals)), strict=True):
+        cut = [(view, part[view.index]) for view in group]
+        out.append([view.subset(seen) for view, seen in cut if bool(seen.any())])
+    return out

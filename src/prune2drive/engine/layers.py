@@ -64,8 +64,16 @@ class Run:
     view_columns: Tensor
     alive: Tensor
     lengths: list[int]
+    stages: int = 0
+    """Stages done. Lengths do not tell: the longest row of a batch may be all text."""
     per_layer: dict[int, tuple[Tensor, Tensor, bool]] = field(default_factory=dict)
-    memo: dict[Any, Any] = field(default_factory=dict)
+    masks: dict[Any, Any] = field(default_factory=dict)
+
+    def move(self, device: torch.device) -> None:
+        """Follow the hidden states: the layers of a model may live on several devices."""
+        if self.columns.device != device:
+            for name in ("columns", "valid", "view_columns", "alive"):
+                setattr(self, name, getattr(self, name).to(device))
 
 
 class LayerPruning:
@@ -73,6 +81,11 @@ class LayerPruning:
 
     def __init__(self, family: Family, pruners: Sequence[LayerPruner]) -> None:
         self.stack = family.language_model
+        if not hasattr(self.stack, "layers"):
+            raise PruneError(
+                f"{type(self.stack).__name__} does not show its decoder "
+                "layers; choose before it (method='tfps')"
+            )
         self.layers = list(self.stack.layers)
         self.by_layer = {pruner.layer: number for number, pruner in enumerate(pruners)}
         if list(self.by_layer) != sorted(self.by_layer) or len(self.by_layer) < len(pruners):
@@ -127,6 +140,7 @@ class LayerPruning:
             if cache is None or cache.get_seq_length(number) == 0:
                 if self.plan is None:
                     return None
+                check_checkpointing(layer)
                 hidden = self._prefill(number, hidden, cache, kwargs)
             else:
                 run = getattr(cache, STATE, None)
@@ -142,8 +156,12 @@ class LayerPruning:
     def _leave(self, layer: nn.Module, args: Any, output: Any) -> Any:
         run, self.run = self.run, None
         hidden = output[0] if isinstance(output, tuple) else output
-        if run is None or not self.restore or hidden.shape[1] == run.length:
+        if run is None:
             return None
+        run.masks.clear()  # the cache carries the run on through decode, which needs no prefill masks
+        if not self.restore or not run.stages:
+            return None
+        run.move(hidden.device)
         # Invalid places aim at a spare column that is cut off again.
         target = torch.where(run.valid, run.columns, run.length)
         place = torch.full((len(hidden), run.length + 1), -1, dtype=torch.long, device=hidden.device)
@@ -151,7 +169,8 @@ class LayerPruning:
         place = place[:, :-1]
         if self.wanted is not None and bool((place[:, self.wanted.to(place.device)] < 0).any()):
             raise PruneError(
-                f"logits_to_keep={self.wanted.tolist()} names columns that were pruned; ask for others, or for "
+                f"logits_to_keep={self.wanted.tolist()} names columns that "
+                "were pruned; ask for others, or for "
                 "the last ones with an integer"
             )
         # A dropped column answers with the last token still there before it, as in a short sequence.
@@ -162,8 +181,9 @@ class LayerPruning:
     def _add_deepstack(self, hidden: Tensor, visual: Tensor, planes: Tensor) -> Tensor:
         """Qwen3-VL adds vision features after the first layers: to the tokens still there."""
         run = self.run
-        if run is not None and hidden.shape[1] != visual.shape[1]:
-            visual = visual.to(run.columns.device)
+        if run is not None and run.stages:
+            run.move(hidden.device)
+            visual = visual.to(hidden.device)
             rank = visual.flatten().long().cumsum(0).reshape(visual.shape) - 1
             visual = visual.gather(1, run.columns) & run.valid
             planes = planes[rank.gather(1, run.columns)[visual].to(planes.device)]
@@ -180,16 +200,16 @@ class LayerPruning:
         run = self.run
         if run is None:
             return hidden
+        run.move(hidden.device)
         if (stage := self.by_layer.get(number)) is not None:
             hidden = self._stage(stage, run, hidden)
         run.per_layer[number] = (run.columns, run.valid, run.ragged)
-        key = len(run.memo.setdefault("stages", [])), id(kwargs.get("attention_mask"))
-        if key not in run.memo:
-            mask = prefill_mask(
-                kwargs.get("attention_mask"), run.columns, run.valid, run.ragged, hidden.dtype
-            )
-            run.memo[key] = mask, kwargs.get("attention_mask")  # the second keeps the id from being reused
-        kwargs["attention_mask"] = run.memo[key][0]
+        given = kwargs.get("attention_mask")
+        key = run.stages, id(given), hidden.device
+        if key not in run.masks:
+            mask = prefill_mask(given, run.columns, run.valid, run.ragged, self._attention(number))
+            run.masks[key] = mask, given  # the second keeps the id from being reused
+        kwargs["attention_mask"] = run.masks[key][0]
         if (rope := kwargs.get("position_embeddings")) is not None:
             kwargs["position_embeddings"] = tuple(gather_rows(part, run.columns, -2) for part in rope)
         if isinstance(ids := kwargs.get("position_ids"), Tensor):
@@ -210,7 +230,8 @@ class LayerPruning:
         features = features.masked_fill((old < 0)[..., None], 0)
         names = [view for views in plan.views for view in views]
         alive = subset(names, run.alive, run.lengths)
-        tokens = VisualTokens(features, alive, sample.flatten().tolist())
+        rows_of = [row for row, views in enumerate(plan.views) for _ in views]
+        tokens = VisualTokens(features, alive, rows_of)
         clock = Clock(device)
         chosen = select(pruner, tokens, counts, clock)
         if chosen.features is not None:
@@ -238,7 +259,7 @@ class LayerPruning:
         short = shorten(live, max(rows), plan.right_padded)
         run.columns = run.columns.gather(1, short.columns)
         run.valid, run.ragged = short.valid, len(set(rows)) > 1
-        run.memo.setdefault("stages", []).append(stage)
+        run.stages += 1
         return hidden.gather(1, short.columns[..., None].expand(-1, -1, hidden.shape[-1]))
 
     # -- decode ---------------------------------------------------------------------------------
@@ -249,7 +270,6 @@ class LayerPruning:
         window = getattr(layer.self_attn, "sliding_window", None)
         if window is None:
             window = getattr(cache.layers[number], "sliding_window", None)
-        eager = getattr(layer.self_attn.config, "_attn_implementation", "") == "eager"
         kwargs["attention_mask"] = decode_mask(
             kwargs.get("attention_mask"),
             columns,
@@ -260,8 +280,12 @@ class LayerPruning:
             total=cache.get_seq_length(number) + hidden.shape[1],
             query=hidden.shape[1],
             window=window,
-            float_dtype=hidden.dtype if eager else None,
+            attention=self._attention(number),
+            dtype=hidden.dtype,
         )
+
+    def _attention(self, number: int) -> str:
+        return str(getattr(self.layers[number].self_attn.config, "_attn_implementation", None) or "eager")
 
 
 def start(plan: Plan, hidden: Tensor) -> Run:
@@ -280,6 +304,17 @@ def start(plan: Plan, hidden: Tensor) -> Run:
     return Run(length, columns, valid, True, plan.columns, plan.alive, plan.lengths)
 
 
+def check_checkpointing(layer: Any) -> None:
+    """Refuse checkpointing that runs the hooks a second time in the backward pass (transformers < 5.23)."""
+    if layer.training and getattr(layer, "gradient_checkpointing", False):
+        base = next((c for c in type(layer).__mro__ if c.__name__ == "GradientCheckpointingLayer"), None)
+        if base is not None and "__call__" in vars(base):
+            raise PruneError(
+                "this transformers version checkpoints a layer together with its hooks; with a layer pruner "
+                "turn gradient checkpointing off, upgrade transformers, or use method='tfps'"
+            )
+
+
 def gather_rows(tensor: Tensor, columns: Tensor, dim: int) -> Tensor:
     """Gather along the sequence dimension ``dim`` (-1 or -2) with the batch just before it."""
     if dim == -1:
@@ -294,11 +329,8 @@ def subset(views: Sequence[View], alive: Tensor, lengths: Sequence[int]) -> list
     """The views with only their remaining tokens; asks the device only after an earlier stage."""
     if all(len(view) == n for view, n in zip(views, lengths, strict=True)):
         return list(views)
-    out = []
-    for view, row, n in zip(views, alive.cpu(), lengths, strict=True):
-        pick = row[:n]
-        out.append(View(view.name, view.index[pick], view.boxes[pick], view.part[pick], view.frame[pick]))
-    return out
+    rows = alive.cpu()
+    return [view.subset(row[:n]) for view, row, n in zip(views, rows, lengths, strict=True)]
 
 
 def make_plan(prompt: Prompt, done: CutPrompt, pruners: Sequence[LayerPruner], device: torch.device) -> Plan:
@@ -328,8 +360,7 @@ def sample_rows(views: Sequence[Sequence[View]], device: torch.device) -> Tensor
 
 
 def places(columns: Tensor, length: int) -> Tensor:
-    """Inverse of a gather: ``(B, n)`` columns out of ``length`` "
-    "-> ``(B, length)`` places in the short rows."""
+    """Inverse of a gather: ``(B, n)`` columns of ``length`` -> ``(B, length)`` places in short rows."""
     out = torch.zeros(columns.shape[0], length, dtype=torch.long, device=columns.device)
     return out.scatter_(1, columns, torch.arange(columns.shape[1], device=columns.device).expand_as(columns))
 

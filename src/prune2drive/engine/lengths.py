@@ -20,6 +20,18 @@ def setting(inputs: dict[str, Any], model: nn.Module, name: str) -> Any:
     return None
 
 
+def implied_mask(ids: Tensor, inputs: dict[str, Any], model: nn.Module) -> Tensor:
+    """The attention mask that ``generate`` infers when it is given none: host bool ``(B, L)``.
+
+    Pads are told apart unless the pad token also ends sequences.
+    """
+    pad, eos = setting(inputs, model, "pad_token_id"), setting(inputs, model, "eos_token_id")
+    ends = set(eos) if isinstance(eos, list | tuple) else {eos}
+    if pad is None or pad in ends:
+        return torch.ones_like(ids, dtype=torch.bool)
+    return ids != pad
+
+
 def prompt_lengths(inputs: dict[str, Any], model: nn.Module, removed: int) -> dict[str, int]:
     """``max_length`` and ``min_length`` count the prompt, so they shrink with it."""
     out = {}

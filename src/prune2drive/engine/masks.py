@@ -28,7 +28,7 @@ def _check(mask: object) -> None:
 
 
 def prefill_mask(
-    mask: Tensor | None, columns: Tensor, valid: Tensor, ragged: bool, dtype: torch.dtype
+    mask: Tensor | None, columns: Tensor, valid: Tensor, ragged: bool, attention: str
 ) -> Tensor | None:
     """The given mask with only the rows and columns that stay.
 
@@ -38,11 +38,14 @@ def prefill_mask(
     Args:
         columns, valid: ``(R, n)`` original column of each place, and whether it holds a token.
         ragged: rows differ in length, so padding must be hidden even if no mask was given.
+        attention: the layer's implementation ("sdpa", "eager", "flash_attention_2", ...).
     """
     _check(mask)
     if mask is None:
         if not ragged:
             return None
+        if "flash" in attention:
+            return valid
         causal = columns[:, None, :, None] >= columns[:, None, None, :]
         allowed = causal & valid[:, None, None, :]
         return _open_padding(allowed, valid)
@@ -80,7 +83,8 @@ def decode_mask(
     total: int,
     query: int,
     window: int | None,
-    float_dtype: torch.dtype | None,
+    attention: str,
+    dtype: torch.dtype,
 ) -> Tensor | None:
     """The mask of a decode step at a layer whose cache lost tokens.
 
@@ -93,7 +97,7 @@ def decode_mask(
         total: entries it would hold had it forgotten none, this step included.
         query: tokens of this step.
         window: sliding window in tokens of the full sequence, or None.
-        float_dtype: additive masks of this dtype (eager attention), or None for bool.
+        attention: the layer's implementation; "eager" adds its mask, of ``dtype``, others take bool.
     """
     _check(mask)
     if mask is not None and mask.dim() == 2:
@@ -103,15 +107,19 @@ def decode_mask(
             :, -(cached + query) :
         ]
     rows, kept = columns.shape
+    whole = window is None or prompt + total - kept <= window
+    if mask is None and not ragged and whole and ("flash" in attention or query == 1):
+        return None
+    if "flash" in attention:
+        # Flash attention is causal by itself and knows its own window; only padding is to be hidden.
+        return torch.cat([valid, valid.new_ones(rows, total - kept)], 1)[:, -(cached + query) :]
     tail = torch.arange(prompt, prompt + total - kept, device=columns.device).expand(rows, -1)
     keys = torch.cat([columns, tail], 1)
     seen = torch.cat([valid, torch.ones_like(tail, dtype=torch.bool)], 1)
     queries = keys[:, -query:]
     keys, seen = keys[:, -(cached + query) :], seen[:, -(cached + query) :]
-    if mask is None and query == 1 and not ragged and (window is None or prompt + total - kept <= window):
-        return None
     distance = queries[:, None, :, None] - keys[:, None, None, :]
     allowed = (distance >= 0) & seen[:, None, None, :]
     if window is not None:
         allowed &= distance < window
-    return allowed if float_dtype is None else _as_float(allowed, float_dtype)
+    return _as_float(allowed, dtype) if attention == "eager" else allowed

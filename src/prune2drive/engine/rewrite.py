@@ -105,11 +105,12 @@ def cut_prompt(kwargs: dict[str, Any], short: Shortening, pad: int) -> dict[str,
     return out
 
 
-def remap_logits_to_keep(wanted: Tensor, columns: Tensor) -> Tensor:
+def remap_logits_to_keep(wanted: Tensor, short: Shortening) -> Tensor:
     """Columns asked for by their place in the full prompt -> their place in the short one.
 
     ``wanted`` int64 ``(M,)`` host or device; all rows must agree, which is so for batch one.
     """
+    columns = short.columns.masked_fill(~short.valid, -1)  # padding holds dropped columns
     place = (columns[:, :, None] == wanted.to(columns.device)).long()
     found, where = place.max(1)
     if not bool(found.all()) or not bool((where == where[:1]).all()):

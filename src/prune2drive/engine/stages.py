@@ -26,6 +26,8 @@ def resolve_stages(
         names: list[Method] = list(method)
         if not names:
             raise PruneError("no method given; prune2drive.list_methods() names them")
+        if len(names) == 1 and not isinstance(retention, list | tuple):
+            retention = [retention]  # type: ignore[list-item]
         if not isinstance(retention, Sequence) or isinstance(retention, str) or len(retention) != len(names):
             raise PruneError(
                 f"{len(names)} methods need a list of {len(names)} retentions, got {retention!r}"

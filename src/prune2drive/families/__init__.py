@@ -53,9 +53,11 @@ def find_family(model: nn.Module) -> Family | RemoteFamily:
         )
     module, name = FAMILIES[kind].split(":")
     family: type[Family] = getattr(import_module(f".{module}", __package__), name)
-    if not hasattr(model, "base_model") or not hasattr(model.base_model, "get_image_features"):
+    complete = hasattr(model, "generate") and getattr(model, "base_model", model) is not model
+    if not complete or not hasattr(model.base_model, "get_image_features"):
         raise PruneError(
-            f"{type(model).__name__} cannot encode pictures; load its ...ForConditionalGeneration class "
+            f"{type(model).__name__} is not a whole vision-language "
+            "model; load its ...ForConditionalGeneration class "
             "(AutoModelForImageTextToText)"
         )
     return family(model)

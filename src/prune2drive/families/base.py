@@ -109,7 +109,7 @@ class Family:
         sizes = [n for n in per_row if n]
 
         def cut(container: Any, rows: Tensor) -> Any:
-            picked = rows.index_select(0, kept)
+            picked = rows.index_select(0, kept.to(rows.device))
             return picked[:, None] if isinstance(container, Tensor) else list(picked.split(sizes))
 
         planes = getattr(out, "deepstack_features", None)

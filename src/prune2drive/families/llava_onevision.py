@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from .base import Size
+from ..tokens import Segment
+from .base import Prompt, Size
+from .llava import given_size
 from .llava_next import LlavaNext
 
 
@@ -18,3 +21,14 @@ class LlavaOnevision(LlavaNext):
         most = int(self.config.vision_aspect_ratio.removeprefix("anyres_max_"))
         ratio = math.sqrt(rows * cols / (most * self.side**2))
         return (int(rows // ratio), int(cols // ratio)) if ratio > 1.1 else (rows, cols)
+
+    def segments(
+        self, prompt: Prompt, row: int, number: int, start: int, length: int, size: Size | None
+    ) -> Sequence[Segment]:
+        picture = given_size(prompt, number)
+        if length - self.side**2 > 1 or picture is None:
+            return super().segments(prompt, row, number, start, length, size)
+        # Pictures that share a prompt are padded to a square: the grid reaches beyond the picture.
+        wide, high = picture
+        x, y = (max(wide, high) / wide - 1) / 2, (max(wide, high) / high - 1) / 2
+        return [Segment(0, (self.side, self.side), (-x, -y, 1 + x, 1 + y))]

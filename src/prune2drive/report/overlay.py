@@ -87,7 +87,7 @@ def in_picture(boxes: Tensor, region: Box) -> Tensor:
     x0, y0, x1, y1 = region
     origin = torch.tensor([x0, y0, x0, y0], dtype=torch.float64)
     extent = torch.tensor([x1 - x0, y1 - y0, x1 - x0, y1 - y0], dtype=torch.float64)
-    return origin + boxes.cpu().double().clamp(0, 1) * extent
+    return origin + boxes.cpu().double() * extent
 
 
 def overlay_jpeg(

@@ -7,6 +7,7 @@ STAMP  := $(VENV)/.ready
 .PHONY: demo test lint format slow clean
 
 demo: $(STAMP)
+	mkdir -p out
 	$(RUN)/prune2drive demo --report out/demo.html
 
 test: $(STAMP)

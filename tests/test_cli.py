@@ -1,6 +1,7 @@
 """The command line: help, one red line for every mistake, and a whole run on a tiny model."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from PIL import Image
 from families_table import FAMILIES
 from prune2drive import PruneError
 from prune2drive.cli import COMMANDS, build_parser, main
-from prune2drive.commands.show import parse_retention
+from prune2drive.commands.options import check_output, parse_retention
 from prune2drive.rig import NUSCENES
 
 
@@ -46,6 +47,9 @@ def test_help_names_every_command_and_imports_none(capsys):
     assert stop.value.code == 0
     out = capsys.readouterr().out
     assert all(name in out and line in out for name, (_, line) in COMMANDS.items())
+    code = "import sys, prune2drive.cli as c; c.build_parser(); print({'torch', 'rich'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -76,6 +80,118 @@ def test_methods_lists_all(capsys):
     out = capsys.readouterr().out
     assert "tfps" in out
     assert "random" in out
+    assert "TFPSLayer with" in out
+    assert "`" not in out
+
+
+@pytest.fixture
+def untouched(monkeypatch):
+    """Fails a test that reaches a model or draws anything."""
+    import prune2drive.demo_pictures
+    import prune2drive.loading
+    import prune2drive.profiling.command
+    import prune2drive.profiling.shapes
+
+    def touched(*args, **kwargs):
+        raise AssertionError("a model was touched")
+
+    monkeypatch.setattr(prune2drive.demo_pictures, "draw_frame", touched)
+    monkeypatch.setattr(prune2drive.profiling.shapes, "build_model", touched)
+    for module in (prune2drive.loading, prune2drive.profiling.command):
+        monkeypatch.setattr(module, "load_model", touched)
+
+
+def command_line(name, pictures):
+    files = ["--model", "m", "--images", pictures]
+    return {
+        "run": ["run", *files, "--question", "why?"],
+        "demo": ["demo"],
+        "profile": ["profile", *files],
+    }[name]
+
+
+@pytest.mark.parametrize("command", ["run", "demo", "profile"])
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (["--method", "tfsp"], "Did you mean 'tfps'"),
+        (["--method", "tfps,stride"], "unknown method 'tfps,stride'"),
+        (["--retention", "nan"], "retention nan is not in (0, 1]"),
+        (["--retention", "10"], "for 10% write 0.10"),
+        (["--retention", "lots"], "--retention 'lots'"),
+        (["--retention", "CAM_FRNT=0.2,*=0.1"], "Did you mean 'CAM_FRONT'"),
+        (["--retention", "CAM_FRONT=0.2,CAM_BACK=0.2"], "CAM_FRONT_LEFT has no rate"),
+        (["--retention", "CAM_FRONT=1.5,*=0.1"], "retention of CAM_FRONT 1.5 is not in"),
+    ],
+)
+def test_pruning_options_mean_the_same_and_are_checked_first(
+    command, mistake, message, pictures, capsys, untouched
+):
+    assert message in error_of(capsys, *command_line(command, pictures), *mistake)
+
+
+@pytest.mark.parametrize("command", ["run", "demo", "profile"])
+def test_positions_are_one_of_two(command, pictures, capsys):
+    for text in ("reindexed", ""):
+        with pytest.raises(SystemExit) as stop:
+            main([str(a) for a in [*command_line(command, pictures), "--positions", text]])
+        assert stop.value.code == 2
+        assert "keep" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["run", "profile"])
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (["--dtype", "int8"], "dtype 'int8' is unknown"),
+        (["--device", "abacus"], "device 'abacus' is unknown"),
+        (["--cameras", "CAM_FRONT,"], "'' is not in the rig"),
+        (["--frame", "3"], "needs a JSON file"),
+    ],
+)
+def test_model_options_are_checked_first(command, mistake, message, pictures, capsys, untouched):
+    assert message in error_of(capsys, *command_line(command, pictures), "--device", "cpu", *mistake)
+
+
+@pytest.mark.parametrize("given", ["auto", "float32", "bfloat16", "float16", "fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("command", ["run", "profile"])
+def test_every_type_name_is_taken(command, given, pictures, capsys):
+    line = [*command_line(command, pictures), "--device", "cpu", "--dtype", given]
+    assert "no such directory 'm'" in error_of(capsys, *line)
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("run", "--json"), ("run", "--report"), ("demo", "--report"), ("profile", "--json")],
+)
+def test_outputs_are_checked_first(command, option, pictures, tmp_path, capsys, untouched):
+    line = command_line(command, pictures)
+    assert f"{option} {tmp_path} is a folder" in error_of(capsys, *line, option, tmp_path)
+    assert "Create it first" in error_of(capsys, *line, option, tmp_path / "no" / "file")
+
+
+def test_outputs_may_be_devices_and_links(tmp_path):
+    check_output(None, "--json")
+    check_output(os.devnull, "--json")
+    (tmp_path / "link").symlink_to(tmp_path / "no" / "file")
+    with pytest.raises(PruneError, match="Create it first"):
+        check_output(str(tmp_path / "link"), "--json")
+
+
+def test_shared_options_read_the_same_in_every_help(capsys):
+    def helps(command):
+        subparsers = next(a for a in build_parser(command)._actions if hasattr(a, "choices") and a.choices)
+        return {
+            a.option_strings[0]: (a.help, a.default, a.metavar, a.choices)
+            for a in subparsers.choices[command]._actions
+            if a.option_strings
+        }
+
+    run, demo, profile = helps("run"), helps("demo"), helps("profile")
+    pruning = ["--retention", "--method", "--positions"]
+    models = ["--device", "--dtype", "--attn", "--trust-remote-code", "--rig", "--cameras", "--frame"]
+    assert all(run[option] == demo[option] for option in pruning)
+    assert all(run[option] == profile[option] for option in [*pruning, *models])
 
 
 def test_mistakes_are_one_line(pictures, tmp_path, capsys):
@@ -94,10 +210,26 @@ def test_mistakes_are_one_line(pictures, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("0.1", 0.1), ("CAM_FRONT=0.25, *=0.08", {"CAM_FRONT": 0.25, "*": 0.08}), (__file__, __file__)],
+    [
+        ("0.1", 0.1),
+        ("CAM_FRONT=0.25, *=0.08", {"CAM_FRONT": 0.25, "*": 0.08}),
+        (",".join(f"CAMERA_{i}=0.5" for i in range(100)), {f"CAMERA_{i}": 0.5 for i in range(100)}),
+    ],
 )
 def test_retention(text, value):
     assert parse_retention(text) == value
+
+
+def test_retention_from_a_file(tmp_path):
+    path = tmp_path / "preset.json"
+    path.write_text('{"rates": {"CAM_FRONT": 0.25, "*": 0.08}}')
+    assert parse_retention(str(path)) == {"CAM_FRONT": 0.25, "*": 0.08}
+    path.write_text('{"rates": {"CAM_FRONT": 0.25, "CAM_FRONT": 0.08}}')
+    with pytest.raises(PruneError, match="CAM_FRONT: written twice"):
+        parse_retention(str(path))
+    path.write_text('{"rates": {"CAM_FRONT": NaN}}')
+    with pytest.raises(PruneError, match="retention of CAM_FRONT nan"):
+        parse_retention(str(path))
 
 
 @pytest.mark.parametrize("text", ["", "CAM_FRONT", "CAM_FRONT=", "=0.1", "a=0.1,a=0.2", "a=0.1,", "a=x"])

@@ -8,7 +8,7 @@ import torch
 
 from families_table import FAMILIES, picture
 from prune2drive import PruneError
-from prune2drive.loading import load_model
+from prune2drive.loading import DTYPES, load_model, parse_device, parse_dtype
 from prune2drive.prompts import build_inputs
 
 BY_NAME = {case.name: case for case in FAMILIES}
@@ -78,6 +78,29 @@ def test_a_hub_id_without_network_is_not_blamed_on_torchvision(monkeypatch):
 def test_devices_that_are_not_there(saved):
     with pytest.raises(PruneError, match="device 'foo' is unknown"):
         load_model(saved, device="foo")
+    with pytest.raises(PruneError, match="device 'meta' holds no numbers"):
+        load_model(saved, device="meta")
+    with pytest.raises(PruneError, match="device 'cuda:99'"):
+        load_model(saved, device="cuda:99")
+    with pytest.raises(PruneError, match="device 'fpga' is not there"):
+        load_model(saved, device="fpga")
+
+
+def test_devices_and_types_are_checked_before_files_are_touched():
+    with pytest.raises(PruneError, match="device 'foo'"):
+        load_model("/nowhere", device="foo")
+    with pytest.raises(PruneError, match=r"dtype 'bf61' is unknown\. Did you mean 'bf16'"):
+        load_model("/nowhere", dtype="bf61")
+
+
+def test_one_table_of_types():
+    short = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+    assert set(DTYPES) == {"auto", *short, *short.values()}
+    assert parse_dtype("auto") == "auto"
+    for abbreviated, name in short.items():
+        assert parse_dtype(abbreviated) is parse_dtype(name) is parse_dtype(getattr(torch, name))
+    assert parse_device("cpu") == parse_device(torch.device("cpu")) == torch.device("cpu")
+    assert parse_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def refuse(folder, match):
@@ -87,7 +110,7 @@ def refuse(folder, match):
 
 def test_missing_and_damaged_configuration(folder):
     (folder / "config.json").write_text("{")
-    refuse(folder, "config.json is not JSON")
+    refuse(folder, r"config\.json' is not JSON.*Copy it again from where the model came from")
     (folder / "config.json").unlink()
     refuse(folder, "has no config.json")
     refuse(folder / "model.safetensors", "is a file")
@@ -107,6 +130,24 @@ def test_missing_weights(folder):
     refuse(folder, "weight file .*model-1-of-2.safetensors is missing")
     (folder / "model.safetensors.index.json").write_text("{}")
     refuse(folder, "index.json has no weight_map")
+
+
+@pytest.mark.parametrize(
+    "name", ["../b/model.safetensors", "..", ".", "", "sub/a.safetensors", "/etc/passwd", "..\\a", "C:a"]
+)
+def test_weight_files_are_plain_names_inside_the_folder(folder, name):
+    (folder.parent / "b").mkdir()
+    shutil.copy(folder / "model.safetensors", folder.parent / "b" / "model.safetensors")
+    index = {"weight_map": {"a": "model.safetensors", "b": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    refuse(folder, r"index\.json: weight file .* is not the plain name of a file in .*Copy it again")
+
+
+def test_weight_files_may_be_links(folder):
+    """Hub caches keep the files elsewhere and link to them."""
+    (folder / "model.safetensors").rename(folder.parent / "blob")
+    (folder / "model.safetensors").symlink_to(folder.parent / "blob")
+    load_model(folder, device="cpu")
 
 
 def test_weights_that_do_not_fill_the_model(folder):

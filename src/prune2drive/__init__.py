@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .errors import PruneError
     from .families import list_families
     from .registry import list_methods, register_method
-    from .rig import Camera, Rig
+    from .rig import Camera, Rig, load_rig
     from .tokens import PositionPolicy
 
 __version__ = "0.1.0"
@@ -36,6 +36,7 @@ __all__ = [
     "layout",
     "list_families",
     "list_methods",
+    "load_rig",
     "prune",
     "register_method",
     "selectors",
@@ -51,6 +52,7 @@ _HOME = {
     "Rig": "rig",
     "list_families": "families",
     "list_methods": "registry",
+    "load_rig": "rig",
     "prune": "engine",
     "register_method": "registry",
 }

@@ -6,7 +6,6 @@ camera, a name that only looks like a camera's, a file outside the folder, a tru
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import PruneError, did_you_mean
+from .files import read_json
 from .rig import Rig, load_rig
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -91,7 +91,7 @@ def load_frame(
         name, root, files = path.resolve().name, path.resolve(), _scan(path.resolve(), known)
     elif path.is_file():
         root = path.resolve().parent
-        name, files = _read_json(path, root, known, frame)
+        name, files = _described(path, root, known, frame)
     else:
         raise PruneError(f"no such folder or file: {path}. Give a folder of pictures or a JSON file.")
     missing = [camera for camera in wanted if camera not in files]
@@ -202,25 +202,11 @@ def _camera_of(path: Path, known: tuple[str, ...]) -> str | None:
     return hits[0] if hits else None
 
 
-def _read_json(
+def _described(
     path: Path, root: Path, known: tuple[str, ...], frame: str | int | None
 ) -> tuple[str, dict[str, Path]]:
     """Frame id and camera -> file of a JSON description."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        out: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in out:
-                raise PruneError(f"{key}: written twice in {path}. Keep one file per camera.")
-            out[key] = value
-        return out
-
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
-    except PruneError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise PruneError(f"{path} is not JSON ({error}). Give a folder of pictures or a JSON file.") from None
+    data = read_json(path, "frame", "Give a folder of pictures or a JSON file.")
     if not isinstance(data, dict):
         raise PruneError(f"{path} holds a JSON {type(data).__name__}; write {{camera: path}}.")
     name = path.stem

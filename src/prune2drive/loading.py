@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import json
 import re
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
 
-from .errors import PruneError
+from .errors import PruneError, did_you_mean
+from .files import read_json
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_AGAIN = "Copy it again from where the model came from."
 _TORCHVISION = "pip install torchvision (the build that matches your torch)"
+
+DTYPES: dict[str, str | torch.dtype] = {
+    "auto": "auto",
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+"""What names of number types mean; "auto" is the type that the weights are stored in."""
 
 
 def load_model(
@@ -30,7 +42,7 @@ def load_model(
     Args:
         path_or_hub_id: a folder written by ``save_pretrained`` (then nothing is downloaded), or a
             hub id ``org/name``. An existing folder wins.
-        dtype: "auto" (as stored), "float32", "bfloat16", "float16" or a torch dtype.
+        dtype: "auto" (as stored), "float32", "bfloat16", "float16", or a torch dtype; see `DTYPES`.
         device: where to put the model; CUDA when there is one, else the CPU.
         attn: attention implementation ("sdpa", "eager", "flash_attention_2", ...); the model's own
             default otherwise.
@@ -44,24 +56,50 @@ def load_model(
         PruneError: no such folder, missing or damaged configuration or weight file, weights that
             do not fill the model, or a processor that needs torchvision.
     """
+    dtype, target = parse_dtype(dtype), parse_device(device)
     source, local = _locate(path_or_hub_id)
     if local:
         _check_folder(Path(source))
-    if isinstance(dtype, str) and dtype != "auto":
-        named = getattr(torch, dtype, None)
-        if not isinstance(named, torch.dtype) or not named.is_floating_point:
-            raise PruneError(f"dtype {dtype!r} is unknown. Use auto, float32, bfloat16 or float16.")
-        dtype = named
+    common: dict[str, Any] = {"local_files_only": local, "trust_remote_code": trust_remote_code}
+    processor = _load_processor(source, common)
+    model = _load_weights(source, dtype, attn, common)
+    return model.to(target).eval(), processor
+
+
+def parse_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+    """Return "auto" or the torch dtype that ``dtype`` names in `DTYPES`; torch dtypes pass through.
+
+    Raises:
+        PruneError: an unknown name.
+    """
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise PruneError(f"dtype {dtype!r} is unknown.{did_you_mean(str(dtype), DTYPES)}")
+    return DTYPES[dtype]
+
+
+def parse_device(device: str | torch.device | None) -> torch.device:
+    """Return the device that ``device`` names; None: CUDA where there is one, else the CPU.
+
+    Raises:
+        PruneError: an unknown name, or a device that is not there.
+    """
     try:
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
         raise PruneError(f"device {device!r} is unknown. Use cpu, cuda or cuda:1.") from None
     if target.type == "cuda" and not torch.cuda.is_available():
-        raise PruneError(f"device {str(target)!r}: this torch sees no CUDA device. Use --device cpu.")
-    common: dict[str, Any] = {"local_files_only": local, "trust_remote_code": trust_remote_code}
-    processor = _load_processor(source, common)
-    model = _load_weights(source, dtype, attn, common)
-    return model.to(target).eval(), processor
+        raise PruneError(f"device {str(target)!r}: this torch sees no CUDA device. Use cpu.")
+    if target.type == "meta":
+        raise PruneError("device 'meta' holds no numbers. Use cpu, cuda or cuda:1.")
+    try:
+        torch.empty(0, device=target)
+    except (RuntimeError, NotImplementedError, AssertionError, ImportError) as error:
+        raise PruneError(
+            f"device {str(target)!r} is not there: {_first_line(error)}. Use cpu, cuda or cuda:1."
+        ) from None
+    return target
 
 
 def _locate(path_or_hub_id: str | Path) -> tuple[str, bool]:
@@ -81,13 +119,20 @@ def _check_folder(folder: Path) -> None:
     config = folder / "config.json"
     if not config.is_file():
         raise PruneError(f"{folder} has no config.json. Give a folder written by save_pretrained.")
-    _read_json(config)
+    _read_object(config)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        entries = _read_json(index).get("weight_map")
+        entries = _read_object(index).get("weight_map")
         if not isinstance(entries, dict) or not all(isinstance(v, str) for v in entries.values()):
-            raise PruneError(f"{index} has no weight_map. Copy it again from where the model came from.")
-        shards = [folder / name for name in sorted(set(entries.values()))]
+            raise PruneError(f"{index} has no weight_map. {_AGAIN}")
+        names = sorted(set(entries.values()))
+        for name in names:
+            # Windows' rules know every separator and drive letters, on any system.
+            if name in ("", ".", "..") or PureWindowsPath(name).name != name:
+                raise PruneError(
+                    f"{index}: weight file {name!r} is not the plain name of a file in {folder}. {_AGAIN}"
+                )
+        shards = [folder / name for name in names]
     else:
         shards = sorted(folder.glob("*.safetensors"))
         if not shards:
@@ -113,15 +158,10 @@ def _check_shard(shard: Path) -> None:
         ) from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise PruneError(
-            f"{path} is not JSON ({error}). Copy it again from where the model came from."
-        ) from None
+def _read_object(path: Path) -> dict[str, Any]:
+    data = read_json(path, "model", _AGAIN, unique=False)  # others wrote it, and others read it after us
     if not isinstance(data, dict):
-        raise PruneError(f"{path} holds a JSON {type(data).__name__}, not an object. Copy it again.")
+        raise PruneError(f"{path} holds a JSON {type(data).__name__}, not an object. {_AGAIN}")
     return data
 
 

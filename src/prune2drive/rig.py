@@ -6,7 +6,6 @@ list of camera names.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PruneError, did_you_mean
+from .files import read_json
 
 
 @dataclass(frozen=True)
@@ -149,16 +149,6 @@ def check_size(size: Any, where: str) -> tuple[int, int]:
     if not good or not all(isinstance(side, int) and side > 0 for side in size):
         raise PruneError(f"{where}: size {size!r} is not (width, height) in whole pixels")
     return size[0], size[1]
-
-
-def read_json(path: str | Path, what: str) -> Any:
-    """Return the contents of a JSON file, or raise a PruneError that names ``what`` and the file."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PruneError(f"cannot read the {what} file {str(path)!r}: {error.strerror}") from error
-    except ValueError as error:
-        raise PruneError(f"the {what} file {str(path)!r} is not JSON: {error}") from error
 
 
 def _is_finite(value: object) -> bool:

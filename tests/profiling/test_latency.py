@@ -11,7 +11,7 @@ from prune2drive.errors import PruneError
 from prune2drive.layer_pruners.tfps import TFPSLayer
 from prune2drive.profiling import flops
 from prune2drive.profiling.latency import profile
-from prune2drive.profiling.result import KEYS, TIMES, ProfileResult, write_atomically
+from prune2drive.profiling.result import KEYS, TIMES, ProfileResult
 
 RIG = ["LEFT", "RIGHT"]
 QUICK = {"rig": RIG, "new_tokens": 2, "repeat": 2, "warmup": 1}
@@ -133,12 +133,3 @@ def test_errors_say_what_and_what_to_do():
         profile(model.train(), inputs, rig=RIG)
     with pytest.raises(PruneError, match="'ratio' is missing"):
         ProfileResult.from_dict({"unpruned": {}, "pruned": {}})
-
-
-def test_a_failed_write_leaves_nothing(tmp_path):
-    with pytest.raises(PruneError, match="Cannot write"):
-        write_atomically(tmp_path / "no" / "file.json", "{}")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(PruneError, match="Cannot write"):
-        write_atomically(tmp_path / "folder", "{}")
-    assert os.listdir(tmp_path) == ["folder"]

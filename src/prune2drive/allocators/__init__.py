@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import PruneError
-from ..rig import read_json
+from ..files import read_json
 from .base import Allocator, check_rate, count
 from .rates import Rates
 from .total import Total

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .show import add_pruning_arguments, check_output, parse_retention
+from .options import add_pruning_options, check_at_least, check_output, pruning_setting
 
 WARNING = (
     "The weights of this model are random, so its answer is meaningless. The choice of tokens, the "
@@ -21,7 +21,7 @@ def add_parser(subparsers: Any) -> None:
         help="try it without data or weights",
         description="Prune a small random model on six drawn pictures: what is kept, and what it saves.",
     )
-    add_pruning_arguments(parser)
+    add_pruning_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="of pictures and weights (default: 0)")
     parser.add_argument("--max-new-tokens", type=int, default=8, metavar="N", help="default: %(default)s")
     parser.add_argument(
@@ -32,14 +32,11 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
-    from ..errors import PruneError
+    from ..rig import NUSCENES
 
-    if args.max_new_tokens < 1:
-        raise PruneError(f"--max-new-tokens {args.max_new_tokens}: ask for at least 1.")
-    if args.repeat < 1:
-        raise PruneError(f"--repeat {args.repeat}: time at least 1 call.")
-    retention = parse_retention(args.retention)
+    check_at_least(args, max_new_tokens=1, repeat=1)
     check_output(args.report, "--report")
+    setting = pruning_setting(args, NUSCENES, NUSCENES.names)
 
     import torch
     from rich.console import Console
@@ -49,12 +46,10 @@ def run(args: argparse.Namespace) -> int:
     from ..demo_pictures import draw_frame
     from ..profiling.latency import profile
     from ..profiling.shapes import build_inputs, build_model
-    from ..rig import NUSCENES
     from .show import compared, facts, panels, print_result
 
     console = Console()
     console.print(WARNING, style="yellow", highlight=False)
-    setting: dict[str, Any] = {"method": args.method, "retention": retention, "positions": args.positions}
     columns = (TextColumn("{task.description}"), BarColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         steps = 3 + 1 + 2 * (1 + 1 + args.repeat)
@@ -96,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
     if args.report:
         from ..report.page import Report, write_page
 
-        about = facts(model, "demo (random weights)", record, retention, args.positions, Rig=NUSCENES.name)
+        name, retention = "demo (random weights)", setting["retention"]
+        about = facts(model, name, record, retention, args.positions, Rig=NUSCENES.name)
         report = Report(
             title=f"Six drawn cameras, {record.tokens[1]:,} of {record.tokens[0]:,} visual tokens",
             question=f"None: the text of this demo is {TEXT_TOKENS} random tokens.",

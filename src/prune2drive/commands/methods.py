@@ -15,6 +15,7 @@ def run(args: argparse.Namespace) -> int:
     """Print name, stage and first line of documentation of every method; returns the exit code."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from ..errors import PruneError
@@ -26,10 +27,11 @@ def run(args: argparse.Namespace) -> int:
         try:
             method = resolve_method(name)
         except PruneError as error:  # a broken third-party method must not hide the others
-            table.add_row(name, "[red]cannot be loaded[/red]", str(error))
+            table.add_row(name, "[red]cannot be loaded[/red]", escape(str(error)))
             continue
         where = "before the LM" if isinstance(method, Selector) else "inside the LM"
         lines = (type(method).__doc__ or "").strip().splitlines()
-        table.add_row(name, where, lines[0] if lines else "")
+        # Backticks mark code in documentation; on a terminal they are noise.
+        table.add_row(name, where, escape(lines[0].replace("`", "")) if lines else "")
     Console().print(table)
     return 0

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PruneError
-from .show import add_pruning_arguments, check_output, parse_retention
+from .options import (
+    add_camera_options,
+    add_model_options,
+    add_pruning_options,
+    check_at_least,
+    check_output,
+    parse_cameras,
+    pruning_setting,
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -19,25 +27,12 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--model", required=True, metavar="PATH|ID", help="model folder, or hub id org/name")
     parser.add_argument("--images", required=True, metavar="DIR|JSON", help="pictures of one frame")
-    parser.add_argument("--frame", metavar="ID|INDEX", help="which frame, for a JSON file with several")
     parser.add_argument("--question", required=True, help="what to ask")
-    add_pruning_arguments(parser)
-    parser.add_argument(
-        "--rig", default="nuscenes", metavar="NAME|FILE", help="the cameras (default: %(default)s)"
-    )
-    parser.add_argument("--cameras", metavar="A,B,C", help="only these, in this prompt order")
+    add_camera_options(parser)
+    add_pruning_options(parser)
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default: %(default)s")
-    parser.add_argument("--device", help="default: cuda where there is one, else cpu")
-    parser.add_argument(
-        "--dtype", default="auto", help="auto, float32, bfloat16, float16 (default: as stored)"
-    )
-    parser.add_argument("--attn", help="attention implementation, such as sdpa, eager, flash_attention_2")
+    add_model_options(parser)
     parser.add_argument("--compare", action="store_true", help="also answer and time without pruning")
-    parser.add_argument(
-        "--trust-remote-code",
-        action="store_true",
-        help="run code that ships with the model (only if you trust it)",
-    )
     parser.add_argument("--json", metavar="FILE", help="write answer, kept indices and times as JSON")
     parser.add_argument("--report", metavar="FILE", help="write a self-contained HTML page")
 
@@ -48,25 +43,25 @@ def run(args: argparse.Namespace) -> int:
     from ..rig import load_rig
 
     # Cheap checks first: the model may take minutes to load.
-    if args.max_new_tokens < 1:
-        raise PruneError(f"--max-new-tokens {args.max_new_tokens}: ask for at least 1.")
+    check_at_least(args, max_new_tokens=1)
     if not args.question.strip():
         raise PruneError("--question is empty. Write what to ask.")
-    retention = parse_retention(args.retention)
     check_output(args.report, "--report")
     check_output(args.json, "--json")
     rig = load_rig(args.rig)
     assert rig is not None  # None only for None
-    cameras = [c.strip() for c in args.cameras.split(",")] if args.cameras else list(rig.names)
-    if len(set(cameras)) < len(cameras):
-        raise PruneError(f"--cameras {args.cameras}: name each camera once.")
+    cameras = parse_cameras(args.cameras, rig)
+    setting = pruning_setting(args, rig, cameras)
+
+    from ..loading import load_model, parse_device, parse_dtype
+
+    dtype, device = parse_dtype(args.dtype), parse_device(args.device)
     frame = load_frame(args.images, rig, cameras=cameras, frame=args.frame)
 
     import torch
     from rich.console import Console
 
     from .. import prune
-    from ..loading import load_model
     from ..prompts import build_inputs
     from .show import compared, first_token, print_result
 
@@ -74,13 +69,12 @@ def run(args: argparse.Namespace) -> int:
     with console.status("loading the model"):
         model, processor = load_model(
             args.model,
-            dtype=args.dtype,
-            device=args.device,
+            dtype=dtype,
+            device=device,
             attn=args.attn,
             trust_remote_code=args.trust_remote_code,
         )
     inputs = build_inputs(processor, model, [frame], args.question, cameras)
-    setting: dict[str, Any] = {"method": args.method, "retention": retention, "positions": args.positions}
     pruned = prune(model, rig=rig, cameras=cameras, **setting)
     unpruned_answer = None
     try:
@@ -119,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
         console.print("[bold]With all tokens[/bold]", end=" ")
         console.print(unpruned_answer.strip() or "(empty)", markup=False, highlight=False)
     print_result(console, record, times)
+    retention = setting["retention"]
     _write(args, console, model, processor, frame, rig, record, retention, times, answer, unpruned_answer)
     return 0
 
@@ -173,7 +168,7 @@ def _write(
     if args.json:
         import json
 
-        from ..profiling.result import write_atomically
+        from ..files import write_atomically
 
         data = {
             "question": args.question,
@@ -183,5 +178,5 @@ def _write(
             "milliseconds": [{"stage": t.stage, "pruned": t.pruned, "unpruned": t.unpruned} for t in times],
             "facts": about,
         }
-        write_atomically(Path(args.json), json.dumps(data, indent=2) + "\n")
+        write_atomically(args.json, json.dumps(data, indent=2) + "\n")
         console.print(f"json: {args.json}", highlight=False, markup=False)

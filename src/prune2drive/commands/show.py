@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from ..errors import PruneError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,68 +15,6 @@ if TYPE_CHECKING:
     from ..report.page import Panel, Timing
     from ..rig import Rig
     from ..tokens import Box
-
-
-def add_pruning_arguments(parser: argparse.ArgumentParser, retention: str = "0.10") -> None:
-    """Add the options of `prune2drive.prune`."""
-    parser.add_argument(
-        "--retention",
-        default=retention,
-        metavar="SHARE",
-        help='share of each camera\'s tokens to keep, "CAM_FRONT=0.25,*=0.08", or a JSON file'
-        " (default: %(default)s)",
-    )
-    parser.add_argument("--method", default="tfps", help='see "prune2drive methods" (default: %(default)s)')
-    parser.add_argument(
-        "--positions",
-        default="keep",
-        metavar="keep|reindex",
-        help="position ids of kept tokens (default: keep)",
-    )
-
-
-def parse_retention(text: str) -> float | dict[str, float] | str:
-    """Read ``--retention``: a number, ``CAMERA=share`` pairs, or the name of an existing file.
-
-    Raises:
-        PruneError: none of the three.
-    """
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    if Path(text).is_file():
-        return text
-    rates: dict[str, float] = {}
-    for pair in text.split(","):
-        name, equals, share = (part.strip() for part in pair.partition("="))
-        try:
-            value = float(share)
-        except ValueError:
-            equals = ""
-            value = 0.0
-        if not name or not equals:
-            raise PruneError(
-                f"--retention {text!r}: {pair.strip()!r} is not CAMERA=share, and no such file exists. "
-                'Write 0.10 or "CAM_FRONT=0.25,*=0.08".'
-            )
-        if name in rates:
-            raise PruneError(f"--retention {text!r} names {name} twice. Keep one of them.")
-        rates[name] = value
-    return rates
-
-
-def check_output(path: str | None, option: str) -> None:
-    """Refuse a file that cannot be written before minutes are spent on what should go into it."""
-    if path is None:
-        return
-    target = Path(path)
-    if target.is_dir():
-        raise PruneError(f"{option} {path} is a folder. Give a file name.")
-    if not target.parent.is_dir():
-        raise PruneError(f"{option} {path}: no folder {target.parent}. Create it first.")
-    if not os.access(target.parent, os.W_OK):
-        raise PruneError(f"{option} {path}: {target.parent} cannot be written. Choose another folder.")
 
 
 def first_token(pruned: Pruned, inputs: Mapping[str, Any]) -> list[Timing]:
@@ -199,6 +132,13 @@ def print_result(console: Console, record: Record, times: Sequence[Timing]) -> N
     console.print(clock)
 
 
+def written_retention(retention: Any) -> str:
+    """A share, or the rates of cameras, in words."""
+    if isinstance(retention, Mapping):
+        return ", ".join(f"{camera} {share:g}" for camera, share in retention.items())
+    return str(retention)
+
+
 def facts(
     model: Any, name: str, record: Record, retention: Any, positions: str, **more: str
 ) -> dict[str, str]:
@@ -208,14 +148,11 @@ def facts(
     machine = hardware(model.device)
     plural = "" if machine["threads"] == 1 else "s"
     where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} thread{plural}"
-    rates = str(retention)
-    if isinstance(retention, dict):
-        rates = ", ".join(f"{camera} {share:g}" for camera, share in retention.items())
     numbers = str(model.dtype).removeprefix("torch.")
     return {
         "Model": name,
         "Method": record.method,
-        "Retention": rates,
+        "Retention": written_retention(retention),
         "Positions": positions,
         "Prompt tokens": f"{record.sequence[0]:,} before, {record.sequence[1]:,} at the language model",
         **more,

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..commands.options import (
+    add_camera_options,
+    add_model_options,
+    add_pruning_options,
+    check_at_least,
+    check_output,
+    parse_cameras,
+    pruning_setting,
+)
+from ..commands.show import written_retention
 from ..errors import PruneError
+from ..loading import load_model, parse_device, parse_dtype
+from ..rig import Rig, load_rig
 from .result import KEYS, ProfileResult
 from .shapes import SHAPES, build_inputs, build_model, shape
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-ATTENTION = ("sdpa", "eager", "flash_attention_2")
 QUESTION = "What should the ego vehicle do next?"
 
 _ROWS = {
@@ -35,21 +46,18 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "profile",
         help="measure time, memory and FLOPs, unpruned and pruned",
         description="Measure a model unpruned and pruned in one run. --config builds a published size with "
-        "random weights and needs no download; --model loads a real one.",
+        "random weights and needs no download (nothing is stored, so --dtype auto is bfloat16 on cuda, "
+        "float32 on cpu); --model loads a real one.",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config", metavar="NAME", help=f"published size: {', '.join(SHAPES)}")
-    source.add_argument("--model", metavar="PATH_OR_HUB_ID", help="folder or hub id of a model")
-    parser.add_argument("--images", metavar="DIR", help="pictures for --model, one per camera")
-    parser.add_argument("--question", default=QUESTION, help="text for --model (default: %(default)r)")
-    parser.add_argument("--method", default="tfps", help="pruning method (default: %(default)s)")
-    parser.add_argument("--retention", type=float, default=0.10, help="share of tokens kept (default: 0.10)")
-    parser.add_argument("--positions", choices=("keep", "reindex"), default="keep")
-    parser.add_argument("--rig", default="nuscenes", help="cameras: a name or a file (default: %(default)s)")
-    parser.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, help="default: bf16 on cuda, fp32 on cpu")
-    parser.add_argument("--attn", choices=ATTENTION, default="sdpa")
-    parser.add_argument("--batch", type=int, default=1)
+    source.add_argument("--model", metavar="PATH|ID", help="model folder, or hub id org/name")
+    parser.add_argument("--images", metavar="DIR|JSON", help="pictures of one frame, for --model")
+    parser.add_argument("--question", help=f'text for --model (default: "{QUESTION}")')
+    add_camera_options(parser)
+    add_pruning_options(parser)
+    add_model_options(parser)
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="samples (default: %(default)s)")
     parser.add_argument("--text-tokens", type=int, default=64, help="prompt text of --config (default: 64)")
     parser.add_argument("--new-tokens", type=int, default=8, help="decode steps timed (default: 8)")
     parser.add_argument("--repeat", type=int, default=5, help="timed repetitions of each (default: 5)")
@@ -66,17 +74,19 @@ def run(args: argparse.Namespace) -> int:
     """Profile as asked, print a table, return the exit status 0. Raises PruneError for bad input."""
     from rich.console import Console
 
-    from ..allocators import load_allocator
-    from ..registry import resolve_method
     from .latency import profile
 
     # Mistakes first: building a model, and measuring it, can take minutes.
-    resolve_method(args.method)
-    load_allocator(args.retention)
-    if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise PruneError(f"--json {args.json}: its folder does not exist; create it first.")
-    device = _device(args.device)
-    dtype = DTYPES[args.dtype or ("bf16" if device.type == "cuda" else "fp32")]
+    check_at_least(args, batch=1, new_tokens=0, repeat=1, warmup=1)
+    _check_source(args)
+    check_output(args.json, "--json")
+    rig = load_rig(args.rig)
+    assert rig is not None  # None only for None
+    cameras = parse_cameras(args.cameras, rig)
+    setting = pruning_setting(args, rig, cameras)
+    dtype, device = parse_dtype(args.dtype), parse_device(args.device)
+    if device.type not in ("cpu", "cuda"):
+        raise PruneError(f"--device {args.device}: profiling knows cpu and cuda.")
     console = Console()
     shown = Console(stderr=True)
     with shown.status("building the model") as status:
@@ -86,26 +96,27 @@ def run(args: argparse.Namespace) -> int:
             if not shown.is_terminal:
                 shown.print(line)
 
-        model, inputs = (_from_config if args.config else _from_files)(args, dtype, device)
+        if args.config:
+            model, inputs = _from_config(args, cameras, dtype, device)
+        else:
+            model, inputs = _from_files(args, rig, cameras, dtype, device)
         result = profile(
             model,
             inputs,
-            method=args.method,
-            retention=args.retention,
             rig=args.rig,
-            positions=args.positions,
+            cameras=cameras,
             new_tokens=args.new_tokens,
             repeat=args.repeat,
             warmup=args.warmup,
             progress=progress,
+            **setting,
         )
     result.settings.update(source=args.config or args.model, random_weights=bool(args.config))
     if args.layer_limit is not None:
         result.settings["layer_limit"] = args.layer_limit
+    print_table(result, console)  # before saving: what took minutes to measure outlives a full disk
     if args.json:
         result.save(args.json)
-    print_table(result, console)
-    if args.json:
         console.print(f"written to {args.json}", highlight=False, markup=False)
     return 0
 
@@ -116,10 +127,9 @@ def print_table(result: ProfileResult, console: Any) -> None:
     from rich.table import Table
 
     s, hardware = result.settings, result.hardware
+    share, source = written_retention(s["retention"]), s.get("source", s["model"])
     table = Table(
-        title=escape(
-            f"{s.get('source', s['model'])}, {s['method']} at {s['retention']}, {s['positions']} positions"
-        ),
+        title=escape(f"{source}, {s['method']} at {share}, {s['positions']} positions"),
         caption=f"{hardware.get('gpu', hardware['cpu'])}, {s['dtype']}, {s['attn']}, batch {s['batch']}; "
         f"median of {s['repeat']}, spread min to max",
     )
@@ -157,34 +167,56 @@ def print_table(result: ProfileResult, console: Any) -> None:
     console.print(table)
 
 
-def _from_config(args: argparse.Namespace, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
-    from ..rig import load_rig
-
-    shape(args.config)  # an unknown name is the first thing to say
-    rig = load_rig(args.rig)
-    cameras = len(rig.names) if rig else 6
-    # The cheap part first: it refuses bad counts before gigabytes are filled.
-    inputs = build_inputs(args.config, args.batch, cameras, args.text_tokens, dtype, device)
-    _check_room(args, dtype, device)
-    try:
-        model = build_model(args.config, dtype, device, args.attn, layers=args.layer_limit)
-    except ImportError as error:
-        raise PruneError(f"--attn {args.attn} is not available here: {error}") from error
-    return model, inputs
-
-
-def _from_files(args: argparse.Namespace, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
-    from ..images import load_frame
-    from ..loading import load_model
-    from ..prompts import build_inputs as from_pictures
-
+def _check_source(args: argparse.Namespace) -> None:
+    """Refuse what belongs to the other of --config and --model: it would be ignored."""
+    if args.config:
+        shape(args.config)
+        for name in ("images", "question", "frame", "trust_remote_code"):
+            if getattr(args, name):
+                raise PruneError(
+                    f"--{name.replace('_', '-')} works with --model only: --config reads no files."
+                )
+        return
     if not args.images:
         raise PruneError("--model needs --images DIR with one picture per camera (--config needs none).")
     if args.layer_limit is not None:
         raise PruneError("--layer-limit works with --config only: half a trained model answers nothing.")
-    frame = load_frame(args.images, args.rig)
-    model, processor = load_model(args.model, dtype=dtype, device=device, attn=args.attn)
-    return model, from_pictures(processor, model, [frame] * args.batch, args.question, list(frame))
+
+
+def _from_config(
+    args: argparse.Namespace, cameras: Sequence[str], dtype: torch.dtype | str, device: torch.device
+) -> tuple[Any, Any]:
+    if isinstance(dtype, str):  # auto
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    # The cheap part first: it refuses bad counts before gigabytes are filled.
+    inputs = build_inputs(args.config, args.batch, len(cameras), args.text_tokens, dtype, device)
+    _check_room(args, dtype, device)
+    attn = args.attn or "sdpa"
+    try:
+        model = build_model(args.config, dtype, device, attn, layers=args.layer_limit)
+    except PruneError:
+        raise
+    except (ImportError, ValueError) as error:
+        raise PruneError(f"--attn {attn} is not available here: {error}") from error
+    return model, inputs
+
+
+def _from_files(
+    args: argparse.Namespace,
+    rig: Rig,
+    cameras: Sequence[str],
+    dtype: torch.dtype | str,
+    device: torch.device,
+) -> tuple[Any, Any]:
+    from ..images import load_frame
+    from ..prompts import build_inputs as from_pictures
+
+    frame = load_frame(args.images, rig, cameras=cameras, frame=args.frame)
+    model, processor = load_model(
+        args.model, dtype=dtype, device=device, attn=args.attn, trust_remote_code=args.trust_remote_code
+    )
+    question = args.question or QUESTION
+    return model, from_pictures(processor, model, [frame] * args.batch, question, cameras)
 
 
 def _check_room(args: argparse.Namespace, dtype: torch.dtype, device: torch.device) -> None:
@@ -204,18 +236,6 @@ def _check_room(args: argparse.Namespace, dtype: torch.dtype, device: torch.devi
             f"{args.config} needs {_written(need, 'bytes')} for weights alone, {device} has "
             f"{_written(free, 'bytes')} free; try --dtype bf16 or --layer-limit N."
         )
-
-
-def _device(name: str | None) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise PruneError(f"--device {name}: not a device; use cpu or cuda.") from error
-    if device.type not in ("cpu", "cuda"):
-        raise PruneError(f"--device {name}: profiling knows cpu and cuda.")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise PruneError("--device cuda: this torch sees no CUDA device; use --device cpu.")
-    return device
 
 
 def _written(value: float | None, unit: str) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import PruneError
+from ..files import read_json, write_atomically
 
 KEYS = (
     "vision_ms", "select_ms", "prefill_ms", "ttft_ms", "decode_ms_per_token", "peak_bytes", "kv_bytes",
@@ -56,7 +55,7 @@ class ProfileResult:
 
     def save(self, path: str | Path) -> None:
         """Write JSON to ``path``; a reader sees the old file or the whole new one, never a part."""
-        write_atomically(Path(path), self.to_json())
+        write_atomically(path, self.to_json())
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ProfileResult:
@@ -70,10 +69,7 @@ class ProfileResult:
     @classmethod
     def load(cls, path: str | Path) -> ProfileResult:
         """Read what `save` wrote. Raises PruneError for a file that is no profile result."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise PruneError(f"Cannot read a profile result from {path}: {error}") from error
+        data = read_json(path, "profile")
         if not isinstance(data, dict):
             raise PruneError(f"{path} holds a JSON {type(data).__name__}, not a profile result.")
         return cls.from_dict(data)
@@ -82,20 +78,3 @@ class ProfileResult:
 def ratios(unpruned: dict[str, Any], pruned: dict[str, Any]) -> dict[str, float | None]:
     """Unpruned / pruned for each of `KEYS`; None where a side is 0 or missing."""
     return {k: unpruned[k] / pruned[k] if unpruned[k] and pruned[k] else None for k in KEYS}
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a temporary file beside ``path`` and move it into place. Raises PruneError if that fails."""
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-        temporary.chmod(0o644)  # temporary files are made for their owner only
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise PruneError(f"Cannot write {path}: {error.strerror or error}") from error

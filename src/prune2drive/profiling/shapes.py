@@ -281,7 +281,8 @@ def build_inputs(
         if s.model_type == "llava_onevision":
             # Several pictures per sample: each stays one tile, and one newline row ends it.
             out["batch_num_images"] = torch.tensor([cameras] * batch, device=_host_if_meta(device))
-            out["image_sizes"] = torch.tensor([[900, 1600]] * pictures, device=_host_if_meta(device))
+            # Squares, so that no token stands for padding.
+            out["image_sizes"] = torch.tensor([[side, side]] * pictures, device=_host_if_meta(device))
             pixel_shape = (pictures, 1, 3, side, side)
     out["pixel_values"] = torch.randn(pixel_shape, generator=generator, dtype=dtype, device=device)
     return out

@@ -10,14 +10,12 @@ import base64
 import hashlib
 import html
 import math
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import PruneError
+from ..files import write_atomically
 from .style import CSS
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -75,31 +73,10 @@ def write_page(report: Report, path: str | Path) -> Path:
     """Render ``report`` into ``path``; a reader sees the old file or the whole new one.
 
     Raises:
-        PruneError: the folder is missing or cannot be written.
+        PruneError: the folder is missing, or the file cannot be written.
     """
     path = Path(path)
-    text = render(report)
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        raise PruneError(
-            f"cannot write the report to {path} ({error.strerror}). Choose another folder."
-        ) from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp makes it private
-        os.replace(name, path)
-    except OSError as error:
-        os.unlink(name)
-        raise PruneError(
-            f"cannot write the report to {path} ({error.strerror}). Choose another file."
-        ) from None
-    except BaseException:
-        os.unlink(name)
-        raise
+    write_atomically(path, render(report))
     return path
 
 

@@ -17,11 +17,12 @@ from contract_helpers import (
     shared_model,
     some,
 )
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import CompileConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 
 import oracle
 import prune2drive as p2d
+from families_table import BY_NAME
 
 NEW = 6
 
@@ -271,3 +272,18 @@ def test_positional_inputs(case):
         )
         with torch.no_grad():
             assert model(inputs["input_ids"], **rest).logits.equal(forward(model, inputs))
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen3_vl", "gemma3"])
+def test_compiled_decode_is_one_graph_and_answers_the_same(name):
+    """A static cache and a compiled step, as serving uses them; fullgraph raises on any break."""
+    case = BY_NAME[name]
+    model, inputs = case.model(attn="sdpa"), case.inputs([6, 3])
+    config = CompileConfig(backend="eager", fullgraph=True, mode=None)
+    config._compile_all_devices = True  # transformers compiles on accelerators only, unless told
+    options = {"max_new_tokens": 5, "do_sample": False}
+    torch._dynamo.reset()
+    with p2d.prune(model, retention=0.3):
+        want = model.generate(**inputs, **options)
+        got = model.generate(**inputs, **options, cache_implementation="static", compile_config=config)
+    assert torch.equal(got, want)

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..tokens import Segment
-from .base import Family, Prompt, Size
+from .base import Prompt, Size
+from .grouped import GroupedFamily
 from .internvl import tiled
-from .markers import last_tile_groups
 
 
-class AyaVision(Family):
+class AyaVision(GroupedFamily):
     """Each tile is a run; the container has one row per tile."""
 
     model_types = ("aya_vision",)
-
-    def image_lengths(self, prompt: Prompt) -> list[list[int]]:
-        rows = range(len(prompt.ids))
-        return [[sum(b - a for a, b in group) for group in last_tile_groups(prompt, row)] for row in rows]
 
     def segments(
         self, prompt: Prompt, row: int, number: int, start: int, length: int, size: Size | None

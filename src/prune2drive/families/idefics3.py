@@ -5,29 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..tokens import Segment
-from .base import Family, Prompt, Size, near_square, tile_grid, tiles
-from .markers import last_tile_groups
+from .base import Prompt, Size, near_square, tile_grid, tiles
+from .grouped import GroupedFamily
 
 
-class Idefics3(Family):
+class Idefics3(GroupedFamily):
     """``<fake><row_1_col_1> tile ... <fake><global-img> whole <fake>`` for each picture."""
 
     model_types = ("idefics3", "smolvlm")
 
-    def image_lengths(self, prompt: Prompt) -> list[list[int]]:
-        rows = range(len(prompt.ids))
-        return [[sum(b - a for a, b in group) for group in last_tile_groups(prompt, row)] for row in rows]
-
     def segments(
         self, prompt: Prompt, row: int, number: int, start: int, length: int, size: Size | None
     ) -> Sequence[Segment]:
-        groups = last_tile_groups(prompt, row)
-        before = 0
-        for group in groups:
-            if before == start:
-                break
-            before += sum(b - a for a, b in group)
-        *cut, whole = group
+        *cut, whole = self.group_at(prompt, row, start)
         side = near_square(whole[1] - whole[0])
         if not cut:
             return [Segment(0, side)]

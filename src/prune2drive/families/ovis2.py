@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..tokens import Segment
-from .base import Family, Prompt, Size, near_square, tiles
+from .base import Prompt, Size, near_square, tiles
+from .grouped import GroupedFamily, Run
 
 
-class Ovis2(Family):
+class Ovis2(GroupedFamily):
     """``<IMG_START> whole <IMG_GRID> tile <IMG_COL> tile <IMG_ROW> ... <IMG_END>``.
 
     The five indicator tokens stand in the config in that order: start, grid, column, row, end.
@@ -16,29 +17,20 @@ class Ovis2(Family):
 
     model_types = ("ovis2",)
 
-    def groups(self, prompt: Prompt, row: int) -> list[list[tuple[int, int]]]:
+    def groups(self, prompt: Prompt, row: int) -> list[list[Run]]:
         """Runs of a sample, grouped by picture."""
         opening = self.config.visual_indicator_token_ids[0]
-        out: list[list[tuple[int, int]]] = []
+        out: list[list[Run]] = []
         for run in prompt.runs(row):
             if prompt.ids[row, run[0] - 1] == opening:
                 out.append([])
             out[-1].append(run)
         return out
 
-    def image_lengths(self, prompt: Prompt) -> list[list[int]]:
-        rows = range(len(prompt.ids))
-        return [[sum(b - a for a, b in group) for group in self.groups(prompt, row)] for row in rows]
-
     def segments(
         self, prompt: Prompt, row: int, number: int, start: int, length: int, size: Size | None
     ) -> Sequence[Segment]:
-        before = 0
-        for group in self.groups(prompt, row):
-            if before == start:
-                break
-            before += sum(b - a for a, b in group)
-        whole, *cut = group
+        whole, *cut = self.group_at(prompt, row, start)
         side = near_square(whole[1] - whole[0])
         if not cut:
             return [Segment(0, side)]

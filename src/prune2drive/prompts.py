@@ -65,6 +65,7 @@ def build_inputs(
     # One list of pictures per sample: families that want a flat list flatten it themselves.
     images = [[frame[camera] for camera in cameras] for frame in frames]
     inputs = processor(text=texts, images=images, **options)
+    inputs.pop("labels", None)  # PaliGemma's processor adds them, and with labels a model computes a loss
     return inputs if model is None else inputs.to(model.device, dtype=model.dtype)
 
 

@@ -6,7 +6,14 @@ import copy
 
 import pytest
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    MaxLengthCriteria,
+    StoppingCriteriaList,
+)
 
 import prune2drive as p2d
 from families_table import BY_NAME, picture
@@ -196,6 +203,13 @@ def test_a_failed_call_leaves_no_old_record():
             _ = pruned.record
 
 
+def test_a_copy_inside_the_context_is_refused():
+    model = BY_NAME["llava"].model()
+    with p2d.prune(model, retention=0.3), pytest.raises(p2d.PruneError, match="leave the prune context"):
+        copy.deepcopy(model)
+    copy.deepcopy(model)
+
+
 def test_a_copy_taken_after_leaving_is_a_model_of_its_own():
     case = BY_NAME["llava"]
     model, inputs = case.model(), case.inputs([2])
@@ -220,3 +234,132 @@ def test_features_encoded_beforehand_are_pruned_and_left_alone():
                 got = model(**rest, mm_encoder_outputs={"image": out}).logits
                 assert torch.equal(got, want)
                 model.generate(**rest, mm_encoder_outputs={"image": out}, num_beams=2, max_new_tokens=2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("positions", ["keep", "reindex"])
+@pytest.mark.parametrize("turn", ["forward", "generate"])
+@pytest.mark.parametrize("name", ["llava", "internvl", "qwen2_5_vl", "mistral3"])
+def test_new_tokens_alone_continue_a_shortened_prompt(name, turn, positions):
+    """As if they had stood behind the same pruned prompt from the start."""
+    case = BY_NAME[name]
+    model, inputs = case.model(), case.inputs([3])
+    more = torch.tensor([[70, 71, 72]])
+    with p2d.prune(model, retention=0.3, positions=positions):
+        first = model.generate(
+            **inputs, max_new_tokens=3, do_sample=False, return_dict_in_generate=True, output_logits=True
+        )
+        cache = first.past_key_values
+        # The last generated token was never fed to the model.
+        fresh = torch.cat([first.sequences[:, -1:], more], 1)
+        length = cache.get_seq_length() + fresh.shape[1]
+        step = {"input_ids": fresh, "attention_mask": torch.ones(1, length, dtype=torch.long)}
+        whole = {**inputs, "input_ids": torch.cat([first.sequences, more], 1)}
+        whole["attention_mask"] = torch.ones_like(whole["input_ids"])
+        if "mm_token_type_ids" in inputs:
+            whole["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, 6))
+        want = model(**whole).logits[:, -1]
+        if turn == "forward":
+            if case.mrope:  # stock M-RoPE models take no mask here without position ids
+                del step["attention_mask"]
+            got = model(**step, past_key_values=cache).logits[:, -1]
+        else:
+            got = greedy(model, {**step, "past_key_values": cache}, max_new_tokens=1)[0]
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_bare_decode_loop_continues_behind_inputs_from_rewrite():
+    case = BY_NAME["llava"]
+    model, inputs = case.model(), case.inputs([3])
+    more = torch.tensor([[70]])
+    with p2d.prune(model, retention=0.3) as pruned:
+        out = model(**pruned.rewrite(**inputs), use_cache=True)
+        got = model(input_ids=more, past_key_values=out.past_key_values).logits[:, -1]
+        ids = torch.cat([inputs["input_ids"], more], 1)
+        want = model(**{**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits[:, -1]
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llava", "internvl"])
+@pytest.mark.parametrize("method", ["tfps", "tfps-layer"])
+def test_a_cache_emptied_and_filled_anew_is_nobodys(name, method):
+    case = BY_NAME[name]
+    model, inputs = case.model(), case.inputs([2])
+    text = torch.arange(70, 80)[None]
+    cache = DynamicCache(config=model.config.get_text_config())
+    with p2d.prune(model, method, 0.3):
+        model(**inputs, past_key_values=cache, use_cache=True)
+    cache.reset()
+    if cache.get_seq_length():
+        pytest.skip("this version keeps dynamic caches on reset")
+    model(input_ids=text, past_key_values=cache, use_cache=True)
+    with p2d.prune(model, method, 0.3):
+        got = model(input_ids=text[:, :1], past_key_values=cache).logits[:, -1]
+    want = model(input_ids=torch.cat([text, text[:, :1]], 1)).logits[:, -1]
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["tfps", "tfps-layer"])
+def test_hiding_every_picture_is_an_error(method):
+    case = BY_NAME["llava"]
+    model, inputs = case.model(), case.inputs([2])
+    inputs["attention_mask"][inputs["input_ids"] == case.image_token_id(model)] = 0
+    with p2d.prune(model, method, 0.3), pytest.raises(p2d.PruneError, match="hides every picture"):
+        model(**inputs)
+
+
+def test_length_criteria_count_the_full_prompt():
+    case = BY_NAME["llava"]
+    model, inputs = case.model(), case.inputs([2])
+    length = inputs["input_ids"].shape[1]
+    criteria = StoppingCriteriaList([MaxLengthCriteria(length + 3)])
+    with p2d.prune(model, retention=0.3):
+        out = model.generate(**inputs, stopping_criteria=criteria, max_new_tokens=50, do_sample=False)
+    assert out.shape[1] == length + 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["tfps", "tfps-layer"])
+def test_logits_may_be_asked_for_from_the_end_or_by_a_mask(method):
+    case = BY_NAME["llava"]
+    model, inputs = case.model(), case.inputs([2])
+    flags = torch.zeros(inputs["input_ids"].shape[1], dtype=torch.bool)
+    flags[-2:] = True
+    with p2d.prune(model, method, 0.3):
+        want = model(**inputs, logits_to_keep=2).logits
+        assert torch.equal(model(**inputs, logits_to_keep=torch.tensor([-2, -1])).logits, want)
+        assert torch.equal(model(**inputs, logits_to_keep=flags).logits, want)
+
+
+@torch.no_grad()
+def test_layers_on_two_devices():
+    """Masks, rotary tables and positions stay where the model made them; states move on."""
+    case = BY_NAME["llava"]
+    model, inputs = case.model("sdpa"), case.inputs([2, 1])
+    moved = []
+
+    def to_second(module, args, kwargs):
+        def move(x):
+            return x.to("meta") if isinstance(x, torch.Tensor) else x
+
+        moved.append(module)
+        kwargs = {k: tuple(map(move, v)) if isinstance(v, tuple) else move(v) for k, v in kwargs.items()}
+        kwargs["past_key_values"] = None
+        return tuple(map(move, args)), kwargs
+
+    layers = model.base_model.language_model.layers
+    layers[2].to("meta")
+    layers[3].to("meta")
+    model.base_model.language_model.norm.to("meta")
+    model.lm_head.to("meta")
+    with p2d.prune(model, ["tfps-layer"], 0.3):
+        handles = [
+            layer.register_forward_pre_hook(to_second, with_kwargs=True) for layer in (layers[2], layers[3])
+        ]
+        out = model(**inputs, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    assert len(moved) == 2
+    assert out.logits.device.type == "meta"

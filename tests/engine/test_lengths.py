@@ -78,7 +78,7 @@ def test_caches_that_layer_stages_can_use(kind):
     [
         ({"cache_implementation": "static"}, {}, "cache_implementation='static'.*dynamic cache"),
         ({}, {"cache_implementation": "sliding_window"}, "method='tfps'"),
-        ({"cache_implementation": "offloaded_static"}, {}, "one length"),
+        ({"cache_implementation": "offloaded_static"}, {}, "length of its own"),
         ({"prefill_chunk_size": 64}, {}, "prefill_chunk_size.*leave it out"),
         ({"generation_config": GenerationConfig(prefill_chunk_size=64)}, {}, "prefill_chunk_size"),
     ],

@@ -153,9 +153,9 @@ def test_cut_prompt_takes_along_what_runs_with_the_tokens():
 
 
 def test_logits_to_keep_follow_their_columns():
-    assert remap_logits_to_keep(torch.tensor([7, 2]), full([[0, 2, 5, 7]])).tolist() == [3, 1]
+    assert remap_logits_to_keep(torch.tensor([7, 2]), full([[0, 2, 5, 7]]), 8).tolist() == [3, 1]
     same = full([[0, 2, 5, 7], [1, 2, 6, 7]])
-    assert remap_logits_to_keep(torch.tensor([2, 7]), same).tolist() == [1, 3]
+    assert remap_logits_to_keep(torch.tensor([2, 7]), same, 8).tolist() == [1, 3]
 
 
 def full(columns):
@@ -167,7 +167,7 @@ def full(columns):
 def test_a_dropped_column_in_padding_is_gone():
     padded = Shortening(torch.tensor([[1, 2, 5]]), torch.tensor([[False, True, True]]))
     with pytest.raises(PruneError, match="logits_to_keep"):
-        remap_logits_to_keep(torch.tensor([1]), padded)
+        remap_logits_to_keep(torch.tensor([1]), padded, 8)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_dropped_column_in_padding_is_gone():
 )
 def test_logits_to_keep_that_are_gone_or_apart(wanted, columns):
     with pytest.raises(PruneError, match=r"logits_to_keep=.*ask for the last ones with an integer"):
-        remap_logits_to_keep(torch.tensor(wanted), full(columns))
+        remap_logits_to_keep(torch.tensor(wanted), full(columns), 8)
 
 
 def test_new_lengths():

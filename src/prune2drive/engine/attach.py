@@ -14,6 +14,7 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -27,10 +28,10 @@ from ..families.remote import RemoteFamily
 from ..layout import Layout, load_layout
 from ..rig import load_rig
 from ..tokens import PositionPolicy
-from .caches import check_continuation, mark_cache
+from .caches import Shortened, continue_shortened, mark_cache
 from .clock import Clock
 from .cutter import CutPrompt, Cutter
-from .layers import LayerPruning, Plan, make_plan
+from .layers import Call, LayerPruning, Plan, make_plan
 from .lengths import check_layer_stages, implied_mask, prompt_lengths, restore_prompt, setting
 from .record import Record
 from .rewrite import cut_positions, cut_prompt, remap_logits_to_keep
@@ -79,6 +80,16 @@ def prune(
     return Pruned(model, method, retention, rig=rig, layout=layout, cameras=cameras, positions=positions)
 
 
+@dataclass(eq=False)
+class Prepared:
+    """A call's inputs after the cut, and what has to be known while and after it runs."""
+
+    inputs: dict[str, Any]
+    plan: Plan | None
+    shortened: Shortened
+    record: Record
+
+
 class Pruned(AbstractContextManager["Pruned"]):
     """A model and how to prune it. Made by `prune`; see there."""
 
@@ -113,6 +124,11 @@ class Pruned(AbstractContextManager["Pruned"]):
         self._record: Record | None = None
         self._own: dict[str, Any] = {}
         self._busy = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Pruned:
+        raise PruneError(
+            "leave the prune context before copying the model: the copy would run this model's weights"
+        )
 
     # -- attaching ------------------------------------------------------------------------------
 
@@ -181,7 +197,9 @@ class Pruned(AbstractContextManager["Pruned"]):
                 "rewrite() is for stock models pruned before their language model; "
                 "for others call the model inside the prune context"
             )
-        return self._prepare(inputs, generating=False)[0]
+        prepared = self._prepare(inputs, generating=False)
+        self._record = prepared.record
+        return prepared.inputs
 
     # -- wrappers -------------------------------------------------------------------------------
 
@@ -191,11 +209,14 @@ class Pruned(AbstractContextManager["Pruned"]):
         @functools.wraps(own)
         def forward(*args: Any, **kwargs: Any) -> Any:
             inputs = bound(signature, args, kwargs)
-            if not self._to_prune(inputs):
-                return own(**inputs)
-            inputs, plan, removed = self._prepare(inputs, generating=False)
-            out = self._call(own, inputs, plan)
-            mark_cache(getattr(out, "past_key_values", None), removed)
+            if not self._to_prune(inputs, generating=False):
+                out = own(**inputs)
+                rewritten = getattr((inputs.get("mm_encoder_outputs") or {}).get("image"), MARK, None)
+                mark_cache(getattr(out, "past_key_values", None), rewritten)
+                return out
+            prepared = self._prepare(inputs, generating=False)
+            out = self._call(own, prepared)
+            mark_cache(getattr(out, "past_key_values", None), prepared.shortened)
             return out
 
         return forward
@@ -208,38 +229,43 @@ class Pruned(AbstractContextManager["Pruned"]):
             inputs = bound(signature, args, kwargs)
             if (ids := inputs.pop("inputs", None)) is not None:
                 inputs["input_ids"] = ids
-            if not self._to_prune(inputs):
+            if not self._to_prune(inputs, generating=True):
                 return own(**inputs)
             inputs.pop("labels", None)
             if self._layers:
                 check_layer_stages(inputs, self.model)
             ids = inputs["input_ids"]
             with torch.no_grad():
-                inputs, plan, removed = self._prepare(inputs, generating=True)
-            inputs |= prompt_lengths(inputs, self.model, removed)
-            out = self._call(own, inputs, plan)
-            mark_cache(getattr(out, "past_key_values", None), removed)
-            mark_cache(inputs.get("past_key_values"), removed)
-            return restore_prompt(out, ids, inputs["input_ids"].shape[1])
+                prepared = self._prepare(inputs, generating=True)
+            prepared.inputs |= prompt_lengths(inputs, self.model, prepared.shortened.removed)
+            out = self._call(own, prepared)
+            for cache in (getattr(out, "past_key_values", None), inputs.get("past_key_values")):
+                mark_cache(cache, prepared.shortened)
+            return restore_prompt(out, ids, prepared.inputs["input_ids"].shape[1])
 
         return generate
 
-    def _call(self, own: Callable[..., Any], inputs: dict[str, Any], plan: Plan | None) -> Any:
+    def _call(self, own: Callable[..., Any], prepared: Prepared) -> Any:
+        """Call the model's own method on prepared inputs; its own calls to ``forward`` pass through."""
         layers, was_busy = self._layers, self._busy
-        before = (layers.plan, layers.run, layers.restore, layers.wanted) if layers else None
+        before = layers.call if layers else None
         if layers:
-            wanted = inputs.get("logits_to_keep")
-            layers.plan, layers.wanted = plan, wanted if isinstance(wanted, Tensor) else None
-            layers.restore = inputs.get("labels") is not None or isinstance(wanted, Tensor)
+            layers.call = Call.of(prepared.plan, prepared.inputs)
         self._busy = True
         try:
-            return own(**inputs)
+            out = own(**prepared.inputs)
+        except BaseException:
+            self._record = None
+            raise
         finally:
             self._busy = was_busy
-            if layers and before:
-                layers.plan, layers.run, layers.restore, layers.wanted = before
+            if layers:
+                layers.call, layers.run = before, None
+        # Only now, so that a failed call leaves no record and a nested one not the last word.
+        self._record = prepared.record
+        return out
 
-    def _to_prune(self, inputs: dict[str, Any]) -> bool:
+    def _to_prune(self, inputs: dict[str, Any], generating: bool) -> bool:
         """Whether a call brings pictures to prune; a call that continues a prompt does not."""
         if inputs.get("pixel_values_videos") is not None:
             raise PruneError("videos are not pruned; pass their frames as pictures (PerCamera(frames=...))")
@@ -250,7 +276,7 @@ class Pruned(AbstractContextManager["Pruned"]):
             return False  # a step of a call that was pruned when it came in, or inputs from rewrite()
         if inputs.get("pixel_values") is None and encoded is None:
             if filled:
-                check_continuation(inputs, cache, self.family.image_token_id)
+                continue_shortened(inputs, cache, self.family, generating)
                 return False
             raise PruneError(
                 "the prompt has no images: pass pixel_values from the processor, "
@@ -267,25 +293,13 @@ class Pruned(AbstractContextManager["Pruned"]):
 
     # -- the cut --------------------------------------------------------------------------------
 
-    def _prepare(self, inputs: dict[str, Any], generating: bool) -> tuple[dict[str, Any], Plan | None, int]:
-        """Encode, choose and cut: the inputs to call the model with, the layer plan, columns removed."""
+    def _prepare(self, inputs: dict[str, Any], generating: bool) -> Prepared:
+        """Encode, choose and cut: everything a call needs."""
         self._record = None
-        family, kwargs = self.family, dict(inputs)
-        ids, mask = kwargs["input_ids"], kwargs.get("attention_mask")
-        if mask is not None and mask.shape != ids.shape:
-            raise PruneError(
-                f"attention_mask of shape {tuple(mask.shape)} for input_ids "
-                f"of shape {tuple(ids.shape)}: pass "
-                "the processor's, (batch, length)"
-            )
-        host_ids = ids.cpu()
-        if mask is not None:
-            host_mask = mask.cpu().bool()
-        elif generating:
-            host_mask = implied_mask(host_ids, inputs, self.model)
-        else:
-            host_mask = torch.ones_like(host_ids, dtype=torch.bool)
-        visual = host_ids == family.image_token_id
+        family, ids = self.family, inputs["input_ids"]
+        kwargs = dict(inputs)
+        mask = self._host_mask(inputs, generating)
+        visual = ids.cpu() == family.image_token_id
 
         names = family.encoder_names()
         encoder_kwargs = {k: kwargs.pop(k) for k in list(kwargs) if k in names}
@@ -297,33 +311,47 @@ class Pruned(AbstractContextManager["Pruned"]):
         flat, entries = family.flatten(out.pooler_output)
         if int(visual.sum()) != len(flat):
             raise PruneError(
-                f"{int(visual.sum())} image placeholders in input_ids, "
-                f"{len(flat)} visual tokens from the pictures; "
-                "pass exactly what the processor returned (was the prompt truncated?)"
+                f"{int(visual.sum())} image placeholders in input_ids, {len(flat)} visual tokens from the "
+                "pictures; pass exactly what the processor returned (was the prompt truncated?)"
             )
-        flat = flat.to(ids.device)
-        prompt = Prompt(host_ids, host_mask, visual, entries, encoder_kwargs, self.cutter.picture_sizes)
+        prompt = Prompt(ids.cpu(), mask, visual, entries, encoder_kwargs, self.cutter.picture_sizes)
         # Without a cache, generation drops an all-ones mask, and gaps in the positions would then be read
         # as packed sequences; one masked column keeps the mask.
         lone = generating and setting(inputs, self.model, "use_cache") is False
-        done = self.cutter(flat, family.images(prompt), host_mask, visual, lambda: clock.ms, lone)
-        positions = family.positions(
-            prompt, generating, {**kwargs, "position_ids": inputs.get("position_ids")}
-        )
+        done = self.cutter(flat.to(ids.device), family.images(prompt), mask, visual, lambda: clock.ms, lone)
+        full = family.positions(prompt, generating, {**kwargs, "position_ids": inputs.get("position_ids")})
+        following = None
         if done.cut is not None and done.short is not None:
             out = family.hand_over(out, done.cut.kept, done.cut.features, done.cut.per_row)
             kwargs = cut_prompt(kwargs, done.short, self._pad_id())
-            kwargs["position_ids"] = cut_positions(positions.to(ids.device), done.short, self.positions)
+            kwargs["position_ids"] = cut_positions(full.to(ids.device), done.short, self.positions)
             if isinstance(wanted := kwargs.get("logits_to_keep"), Tensor):
-                kwargs["logits_to_keep"] = remap_logits_to_keep(wanted, done.short)
+                kwargs["logits_to_keep"] = remap_logits_to_keep(wanted, done.short, ids.shape[1])
+            if not family.mrope:
+                following = kwargs["position_ids"].amax(-1) + 1 + (family.first_position if generating else 0)
         elif family.mrope:
-            kwargs["position_ids"] = positions.to(ids.device)
+            kwargs["position_ids"] = full.to(ids.device)
         family.remember(kwargs.get("position_ids"), kwargs.get("attention_mask"))
-        setattr(out, MARK, True)
+        shortened = Shortened(ids.shape[1] - done.length, done.length, following)
+        setattr(out, MARK, shortened)
         kwargs["mm_encoder_outputs"] = {**others, "image": out}
-        self._record = done.record
         plan = make_plan(prompt, done, self.cutter.layer_pruners, ids.device) if self._layers else None
-        return kwargs, plan, ids.shape[1] - done.length
+        return Prepared(kwargs, plan, shortened, done.record)
+
+    def _host_mask(self, inputs: dict[str, Any], generating: bool) -> Tensor:
+        """Which tokens are real, as the unpruned call would take it: host bool ``(B, L)``."""
+        ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+        if mask is not None and mask.shape != ids.shape:
+            raise PruneError(
+                f"attention_mask of shape {tuple(mask.shape)} for input_ids "
+                f"of shape {tuple(ids.shape)}: pass "
+                "the processor's, (batch, length)"
+            )
+        if mask is not None:
+            return mask.cpu().bool()
+        if generating:
+            return implied_mask(ids.cpu(), inputs, self.model)
+        return torch.ones(ids.shape, dtype=torch.bool)
 
     def _cut_remote(self, *args: Any, **kwargs: Any) -> CutPrompt:
         """The cutter for legacy models, which keep their own calling conventions."""

@@ -86,6 +86,12 @@ class Cutter:
         there = mask[visual]
         if not bool(there.all()):
             views = unmasked(views, there, [sum(image.length for image in row) for row in images])
+            if not any(views):
+                raise PruneError(
+                    "attention_mask hides every picture, so there is nothing to "
+                    "prune; leave the prune context "
+                    "for a blind control, or mask fewer placeholders"
+                )
         budgets = self._budgets(views)
         before = length = mask.shape[1]
         structure = sum(im.length for row in images for im in row) - sum(len(v) for row in views for v in row)

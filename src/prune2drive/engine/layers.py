@@ -53,6 +53,28 @@ class Plan:
     recorded: set[int] = field(default_factory=set)
 
 
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call from outside: its prompt, and what it asks of the output.
+
+    ``restore``: put the last layer's output back to full length, since columns are asked for by place.
+    ``wanted``: columns whose logits are asked for; they must still be there.
+    """
+
+    plan: Plan
+    restore: bool
+    wanted: Tensor | None
+
+    @classmethod
+    def of(cls, plan: Plan | None, inputs: dict[str, Any]) -> Call:
+        assert plan is not None
+        wanted = inputs.get("logits_to_keep")
+        wanted = wanted if isinstance(wanted, Tensor) else None
+        if wanted is not None and wanted.dtype is torch.bool:
+            wanted = wanted.nonzero().flatten()
+        return cls(plan, inputs.get("labels") is not None or wanted is not None, wanted)
+
+
 @dataclass(eq=False)
 class Run:
     """One sequence batch on its way through the stack: which prompt column each place holds."""
@@ -97,12 +119,8 @@ class LayerPruning:
             raise PruneError(
                 f"layer {max(self.by_layer)} asked, the language model has layers 0 to {len(self.layers) - 1}"
             )
-        self.plan: Plan | None = None
+        self.call: Call | None = None
         self.run: Run | None = None
-        self.restore = False
-        """Whether the last layer's output is put back to full length: columns are asked for by place."""
-        self.wanted: Tensor | None = None
-        """Columns whose logits are asked for; they must still be there."""
         self._handles: list[Any] = []
         self._deepstack: Any = None
 
@@ -123,7 +141,7 @@ class LayerPruning:
         if self._deepstack is not None:
             del self.stack._deepstack_process
             self._deepstack = None
-        self.plan = self.run = None
+        self.call = self.run = None
 
     # -- hooks ----------------------------------------------------------------------------------
 
@@ -138,13 +156,17 @@ class LayerPruning:
                     "choose before the language model (method='tfps')"
                 )
             if cache is None or cache.get_seq_length(number) == 0:
-                if self.plan is None:
+                if self.call is None:
+                    forget(cache)
                     return None
                 check_checkpointing(layer)
                 hidden = self._prefill(number, hidden, cache, kwargs)
             else:
                 run = getattr(cache, STATE, None)
                 if run is None:
+                    return None
+                if cache.get_seq_length() < run.length:  # emptied and filled anew with something else
+                    forget(cache)
                     return None
                 self._decode(number, run, hidden, cache, kwargs)
             if args:
@@ -154,12 +176,12 @@ class LayerPruning:
         return hook
 
     def _leave(self, layer: nn.Module, args: Any, output: Any) -> Any:
-        run, self.run = self.run, None
+        run, call, self.run = self.run, self.call, None
         hidden = output[0] if isinstance(output, tuple) else output
-        if run is None:
+        if run is None or call is None:
             return None
         run.masks.clear()  # the cache carries the run on through decode, which needs no prefill masks
-        if not self.restore or not run.stages:
+        if not call.restore or not run.stages:
             return None
         run.move(hidden.device)
         # Invalid places aim at a spare column that is cut off again.
@@ -167,9 +189,9 @@ class LayerPruning:
         place = torch.full((len(hidden), run.length + 1), -1, dtype=torch.long, device=hidden.device)
         place.scatter_(1, target, torch.arange(hidden.shape[1], device=hidden.device).expand_as(target))
         place = place[:, :-1]
-        if self.wanted is not None and bool((place[:, self.wanted.to(place.device)] < 0).any()):
+        if call.wanted is not None and bool((place[:, call.wanted.to(place.device)] < 0).any()):
             raise PruneError(
-                f"logits_to_keep={self.wanted.tolist()} names columns that "
+                f"logits_to_keep={call.wanted.tolist()} names columns that "
                 "were pruned; ask for others, or for "
                 "the last ones with an integer"
             )
@@ -192,9 +214,9 @@ class LayerPruning:
     # -- prefill --------------------------------------------------------------------------------
 
     def _prefill(self, number: int, hidden: Tensor, cache: Any, kwargs: dict[str, Any]) -> Tensor:
-        assert self.plan is not None
+        assert self.call is not None
         if number == self.first:
-            self.run = start(self.plan, hidden)
+            self.run = start(self.call.plan, hidden)
             if cache is not None:
                 setattr(cache, STATE, self.run)
         run = self.run
@@ -207,18 +229,21 @@ class LayerPruning:
         given = kwargs.get("attention_mask")
         key = run.stages, id(given), hidden.device
         if key not in run.masks:
-            mask = prefill_mask(given, run.columns, run.valid, run.ragged, self._attention(number))
+            here = given.to(hidden.device) if isinstance(given, Tensor) else given
+            mask = prefill_mask(here, run.columns, run.valid, run.ragged, self._attention(number))
             run.masks[key] = mask, given  # the second keeps the id from being reused
         kwargs["attention_mask"] = run.masks[key][0]
         if (rope := kwargs.get("position_embeddings")) is not None:
-            kwargs["position_embeddings"] = tuple(gather_rows(part, run.columns, -2) for part in rope)
+            kwargs["position_embeddings"] = tuple(
+                gather_rows(part.to(hidden.device), run.columns, -2) for part in rope
+            )
         if isinstance(ids := kwargs.get("position_ids"), Tensor):
-            kwargs["position_ids"] = gather_rows(ids, run.columns, -1)
+            kwargs["position_ids"] = gather_rows(ids.to(hidden.device), run.columns, -1)
         return hidden
 
     def _stage(self, stage: int, run: Run, hidden: Tensor) -> Tensor:
-        plan = self.plan
-        assert plan is not None
+        assert self.call is not None
+        plan = self.call.plan
         pruner, counts = plan.stages[stage]
         batch, device = len(plan.text), hidden.device
         # Beams and return sequences repeat each sample's row; the prompt's states are the same in all.
@@ -313,6 +338,12 @@ def check_checkpointing(layer: Any) -> None:
                 "this transformers version checkpoints a layer together with its hooks; with a layer pruner "
                 "turn gradient checkpointing off, upgrade transformers, or use method='tfps'"
             )
+
+
+def forget(cache: Any) -> None:
+    """Drop the cut of a prompt that a cache no longer holds."""
+    if hasattr(cache, STATE):
+        delattr(cache, STATE)
 
 
 def gather_rows(tensor: Tensor, columns: Tensor, dim: int) -> Tensor:

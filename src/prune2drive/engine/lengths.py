@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.generation.stopping_criteria import MaxLengthCriteria, StoppingCriteriaList
 
 from ..errors import PruneError
 
@@ -32,9 +33,16 @@ def implied_mask(ids: Tensor, inputs: dict[str, Any], model: nn.Module) -> Tenso
     return ids != pad
 
 
-def prompt_lengths(inputs: dict[str, Any], model: nn.Module, removed: int) -> dict[str, int]:
-    """``max_length`` and ``min_length`` count the prompt, so they shrink with it."""
-    out = {}
+def prompt_lengths(inputs: dict[str, Any], model: nn.Module, removed: int) -> dict[str, Any]:
+    """``max_length``, ``min_length`` and length criteria count the prompt, so they shrink with it."""
+    out: dict[str, Any] = {}
+    if (criteria := inputs.get("stopping_criteria")) is not None:
+        out["stopping_criteria"] = StoppingCriteriaList(
+            MaxLengthCriteria(c.max_length - removed, c.max_position_embeddings)
+            if isinstance(c, MaxLengthCriteria)
+            else c
+            for c in criteria
+        )
     for name, alternative in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
         value = setting(inputs, model, name)
         if value and setting(inputs, model, alternative) is None:
@@ -61,8 +69,8 @@ def check_layer_stages(inputs: dict[str, Any], model: nn.Module) -> None:
     kind = setting(inputs, model, "cache_implementation")
     if kind not in (None, "dynamic", "dynamic_full"):
         raise PruneError(
-            f"cache_implementation={kind!r} gives all layers one length; "
-            "with a layer pruner use the dynamic cache, "
+            f"cache_implementation={kind!r} is not the plain dynamic cache; "
+            "with a layer pruner every layer's cache has a length of its own: leave it out, "
             "or choose before the language model (method='tfps')"
         )
     if setting(inputs, model, "prefill_chunk_size") is not None:

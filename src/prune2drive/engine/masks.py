@@ -102,7 +102,7 @@ def decode_mask(
     _check(mask)
     if mask is not None and mask.dim() == 2:
         # `mask` ends with the generated columns; those and the kept prompt are what the cache holds.
-        generated = total - columns.shape[1]
+        mask, generated = mask.to(columns.device), total - columns.shape[1]
         return torch.cat([valid.to(mask.dtype), mask[:, mask.shape[1] - generated :]], 1)[
             :, -(cached + query) :
         ]

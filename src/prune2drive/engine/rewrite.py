@@ -105,11 +105,14 @@ def cut_prompt(kwargs: dict[str, Any], short: Shortening, pad: int) -> dict[str,
     return out
 
 
-def remap_logits_to_keep(wanted: Tensor, short: Shortening) -> Tensor:
+def remap_logits_to_keep(wanted: Tensor, short: Shortening, length: int) -> Tensor:
     """Columns asked for by their place in the full prompt -> their place in the short one.
 
     ``wanted`` int64 ``(M,)`` host or device; all rows must agree, which is so for batch one.
     """
+    if wanted.dtype is torch.bool:
+        wanted = wanted.nonzero().flatten()
+    wanted = torch.where(wanted < 0, wanted + length, wanted)
     columns = short.columns.masked_fill(~short.valid, -1)  # padding holds dropped columns
     place = (columns[:, :, None] == wanted.to(columns.device)).long()
     found, where = place.max(1)

@@ -36,7 +36,8 @@ def fps(
     """Farthest point sampling: order tokens so that each pick is the farthest from those before it.
 
     ``pick_1 = start``; ``pick_t = argmax_i min_{s < t} d(x_i, x_{pick_s})`` over unpicked candidates, ties to
-    the lowest index. Orders are nested: the picks for k are the first k picks for any larger k.
+    the lowest index (copies of a token tie exactly; see Rounding for equal distances of different ones).
+    Orders are nested: the picks for k are the first k picks for any larger k.
 
     Args:
         features: ``(..., N, D)``, any float dtype. Distances are computed in float32, also under autocast and

@@ -399,6 +399,8 @@ def test_saving_inside_the_context(case, method, tmp_path):
 @some("llava", "internvl", "idefics3", "qwen2_5_vl")
 def test_chunked_prefill(case):
     model, inputs = shared_model(case), prompt(case, "one")
+    if not generate(model, inputs, prefill_chunk_size=16).equal(generate(model, inputs)):
+        pytest.skip("chunked prefill of this transformers version changes unpruned answers too")
     with p2d.prune(model, retention=RETENTION):
         whole = generate(model, inputs)
         assert generate(model, inputs, prefill_chunk_size=16).equal(whole)

@@ -5,6 +5,10 @@ at a stage's layer and gathers what later layers need to the shorter sequence; i
 rebuilds the mask, since every layer's cache has its own length. Layers below the first stage keep
 full caches, and generation asks layer 0 how long the sequence is, so decode positions continue after
 the full prompt by themselves.
+
+Three ways to count a token are in use here: its *column* in the prompt as it entered the model, its
+*place* in the rows as they are now (a row lists the column of each place in ``Run.columns``), and its
+*index* among its view's tokens (``alive``), which is what records and methods speak of.
 """
 
 from __future__ import annotations
@@ -391,7 +395,7 @@ def sample_rows(views: Sequence[Sequence[View]], device: torch.device) -> Tensor
 
 
 def places(columns: Tensor, length: int) -> Tensor:
-    """Inverse of a gather: ``(B, n)`` columns of ``length`` -> ``(B, length)`` places in short rows."""
+    """Inverse of a gather (dropped columns hold 0): ``(B, n)`` columns of ``length`` -> ``(B, length)`` places in short rows."""
     out = torch.zeros(columns.shape[0], length, dtype=torch.long, device=columns.device)
     return out.scatter_(1, columns, torch.arange(columns.shape[1], device=columns.device).expand_as(columns))
 

@@ -395,7 +395,7 @@ def sample_rows(views: Sequence[Sequence[View]], device: torch.device) -> Tensor
 
 
 def places(columns: Tensor, length: int) -> Tensor:
-    """Inverse of a gather: ``(B, n)`` columns of ``length`` -> ``(B, length)`` places; dropped ones hold 0."""
+    """Inverse of a gather: ``(B, n)`` columns of ``length`` -> ``(B, length)`` places, 0 if dropped."""
     out = torch.zeros(columns.shape[0], length, dtype=torch.long, device=columns.device)
     return out.scatter_(1, columns, torch.arange(columns.shape[1], device=columns.device).expand_as(columns))
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..errors import PruneError, did_you_mean
 from ..families import find_family
 from ..families.base import Family, Prompt, bound
-from ..families.remote import RemoteFamily
+from ..families.remote import RemoteFamily, Wrap
 from ..layout import Layout, load_layout
 from ..rig import load_rig
 from ..tokens import PositionPolicy
@@ -41,8 +41,6 @@ MARK = "_prune2drive"
 """Attribute of an attached model, and of encoder outputs that are already pruned."""
 
 _ABSENT: Any = object()
-
-Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def prune(
@@ -298,8 +296,9 @@ class Pruned(AbstractContextManager["Pruned"]):
         self._record = None
         family, ids = self.family, inputs["input_ids"]
         kwargs = dict(inputs)
-        mask = self._host_mask(inputs, generating)
-        visual = ids.cpu() == family.image_token_id
+        host_ids = ids.cpu()
+        mask = self._host_mask(inputs, host_ids, generating)
+        visual = host_ids == family.image_token_id
 
         names = family.encoder_names()
         encoder_kwargs = {k: kwargs.pop(k) for k in list(kwargs) if k in names}
@@ -314,7 +313,7 @@ class Pruned(AbstractContextManager["Pruned"]):
                 f"{int(visual.sum())} image placeholders in input_ids, {len(flat)} visual tokens from the "
                 "pictures; pass exactly what the processor returned (was the prompt truncated?)"
             )
-        prompt = Prompt(ids.cpu(), mask, visual, entries, encoder_kwargs, self.cutter.picture_sizes)
+        prompt = Prompt(host_ids, mask, visual, entries, encoder_kwargs, self.cutter.picture_sizes)
         # Without a cache, generation drops an all-ones mask, and gaps in the positions would then be read
         # as packed sequences; one masked column keeps the mask.
         lone = generating and setting(inputs, self.model, "use_cache") is False
@@ -338,9 +337,9 @@ class Pruned(AbstractContextManager["Pruned"]):
         plan = make_plan(prompt, done, self.cutter.layer_pruners, ids.device) if self._layers else None
         return Prepared(kwargs, plan, shortened, done.record)
 
-    def _host_mask(self, inputs: dict[str, Any], generating: bool) -> Tensor:
+    def _host_mask(self, inputs: dict[str, Any], ids: Tensor, generating: bool) -> Tensor:
         """Which tokens are real, as the unpruned call would take it: host bool ``(B, L)``."""
-        ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+        mask = inputs.get("attention_mask")
         if mask is not None and mask.shape != ids.shape:
             raise PruneError(
                 f"attention_mask of shape {tuple(mask.shape)} for input_ids "
@@ -350,7 +349,7 @@ class Pruned(AbstractContextManager["Pruned"]):
         if mask is not None:
             return mask.cpu().bool()
         if generating:
-            return implied_mask(ids.cpu(), inputs, self.model)
+            return implied_mask(ids, inputs, self.model)
         return torch.ones(ids.shape, dtype=torch.bool)
 
     def _cut_remote(self, *args: Any, **kwargs: Any) -> CutPrompt:

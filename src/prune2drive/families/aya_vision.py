@@ -13,8 +13,6 @@ from .internvl import tiled
 class AyaVision(GroupedFamily):
     """Each tile is a run; the container has one row per tile."""
 
-    model_types = ("aya_vision",)
-
     def segments(
         self, prompt: Prompt, row: int, number: int, start: int, length: int, size: Size | None
     ) -> Sequence[Segment]:

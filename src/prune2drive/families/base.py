@@ -16,10 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PruneError
+from ..layout import Size
 from ..tokens import ImageTokens, Segment
-
-Size = tuple[int, int]
-"""Width, height in pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +52,6 @@ class Family:
     batch and sequence; that invariant is all the engine needs to cut a prompt.
     """
 
-    model_types: ClassVar[tuple[str, ...]]
-    """``config.model_type`` values it serves."""
     mrope: ClassVar[bool] = False
     """Position ids have several rows (text, time, height, width)."""
     first_position: ClassVar[int] = 0

@@ -7,5 +7,3 @@ from .base import Family
 
 class Gemma3(Family):
     """Container rows are pictures; ``token_type_ids`` mark them and are cut with the prompt."""
-
-    model_types = ("gemma3",)

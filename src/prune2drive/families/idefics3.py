@@ -12,8 +12,6 @@ from .grouped import GroupedFamily
 class Idefics3(GroupedFamily):
     """``<fake><row_1_col_1> tile ... <fake><global-img> whole <fake>`` for each picture."""
 
-    model_types = ("idefics3", "smolvlm")
-
     def segments(
         self, prompt: Prompt, row: int, number: int, start: int, length: int, size: Size | None
     ) -> Sequence[Segment]:

@@ -11,8 +11,6 @@ from .base import Family, Prompt, Size, near_square, tile_grid, tiles
 class InternVL(Family):
     """One run of placeholders per picture; the number of tiles shows only in its length."""
 
-    model_types = ("internvl",)
-
     def image_lengths(self, prompt: Prompt) -> list[list[int]]:
         # The container has one entry per tile, so pictures are told apart by their <img> tokens.
         return [[end - start for start, end in prompt.runs(row)] for row in range(len(prompt.ids))]

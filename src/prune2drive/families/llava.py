@@ -11,8 +11,6 @@ from .base import Family, Prompt, Size, near_square
 class Llava(Family):
     """CLIP (or Pixtral) tower, one container entry per picture."""
 
-    model_types = ("llava",)
-
     def segments(
         self, prompt: Prompt, row: int, number: int, start: int, length: int, size: Size | None
     ) -> Sequence[Segment]:

@@ -16,8 +16,6 @@ from .llava import given_size
 class LlavaNext(Family):
     """Anyres tiles: ``side*side`` base tokens, then ``rows*(cols+1)``; newline tokens are structure."""
 
-    model_types = ("llava_next",)
-
     @property
     def side(self) -> int:
         vision = self.config.vision_config

@@ -14,8 +14,6 @@ from .llava_next import LlavaNext
 class LlavaOnevision(LlavaNext):
     """SigLIP tower; very large grids are shrunk to ``anyres_max_K`` tiles' worth of tokens."""
 
-    model_types = ("llava_onevision",)
-
     def fine_grid(self, picture: Size) -> tuple[int, int]:
         rows, cols = super().fine_grid(picture)
         most = int(self.config.vision_aspect_ratio.removeprefix("anyres_max_"))

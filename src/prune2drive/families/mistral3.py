@@ -13,8 +13,6 @@ from .llava import given_size
 class Mistral3(Family):
     """One container entry per picture although each of its rows is a run of its own."""
 
-    model_types = ("mistral3",)
-
     def segments(
         self, prompt: Prompt, row: int, number: int, start: int, length: int, size: Size | None
     ) -> Sequence[Segment]:

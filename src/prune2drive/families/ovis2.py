@@ -15,8 +15,6 @@ class Ovis2(GroupedFamily):
     The five indicator tokens stand in the config in that order: start, grid, column, row, end.
     """
 
-    model_types = ("ovis2",)
-
     def groups(self, prompt: Prompt, row: int) -> list[list[Run]]:
         """Runs of a sample, grouped by picture."""
         opening = self.config.visual_indicator_token_ids[0]

@@ -11,5 +11,4 @@ class PaliGemma(Family):
     ``generate`` adds the one itself, a bare ``forward`` does not.
     """
 
-    model_types = ("paligemma",)
     first_position = 1

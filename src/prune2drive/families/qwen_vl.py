@@ -17,7 +17,6 @@ from .base import Family, Prompt, Size, counted
 class QwenVL(Family):
     """One container entry per picture; its grid is ``image_grid_thw`` after the spatial merge."""
 
-    model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
     mrope = True
 
     def segments(

@@ -1,0 +1,1 @@
+"""A rendered surround-view world, questions about it with exact answers, and a small model trained on it."""

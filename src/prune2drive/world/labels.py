@@ -1,0 +1,93 @@
+"""What every visual token shows: dense targets for training the vision half.
+
+A picture of `SIDE` pixels is cut into `GRID` x `GRID` patches, one visual token each. A patch is
+labelled by the thing that covers most of it. The heads that read these labels are thrown away after
+training; they only make a small model see within minutes what answers alone would take hours to teach.
+"""
+
+from __future__ import annotations
+
+import cmath
+import math
+from collections.abc import Sequence
+
+import torch
+
+from .render import Frames
+from .scene import COLOURS, KINDS, RIDDEN, Scene
+
+GRID = 12
+"""Patches per side of a picture: 144 visual tokens per camera."""
+
+MOTIONS = ("stopped", "away", "left", "towards", "right")
+_LEAST_PIXELS, _LEAST_LAMPS, _LEAST_SEEN = 6, 6, 24
+
+FIELDS = ("kind", "colour", "motion", "first", "nearest")
+SIZES = {"kind": len(KINDS) + 1, "colour": len(COLOURS) + 1, "motion": len(MOTIONS) + 1, "first": 2, "nearest": 2}
+"""Classes per label, 0 for none. first: the nearest of its kind in this camera; nearest: of all kinds."""
+
+
+def motion(x: float, y: float, heading: float) -> str:
+    """The quadrant of a heading as seen from the ego: away, left, towards or right."""
+    turn = cmath.phase(cmath.exp(1j * heading) * complex(x, -y)) / (math.pi / 2)
+    return MOTIONS[1 + round(turn) % 4]
+
+
+def patch_labels(scenes: Sequence[Scene], frames: Frames) -> tuple[torch.Tensor, torch.Tensor]:
+    """Label every patch of every picture.
+
+    Returns:
+        ``labels`` int64 (B, V, GRID**2, len(FIELDS)), and ``centres`` float32 (B, V, GRID**2, kinds):
+        how many things of each kind have the middle of their visible part in the patch.
+    """
+    count, views, side, _ = frames.ids.shape
+    most = max((len(scene.things) for scene in scenes), default=0)
+    if side % GRID:
+        raise ValueError(f"pictures of {side} pixels do not divide into {GRID} patches a side")
+    step, patches = side // GRID, GRID * GRID
+    ids = frames.ids.long().view(count, views, GRID, step, GRID, step).transpose(3, 4)
+    ids = ids.reshape(count, views, patches, step * step) + 1
+    cover = ids.new_zeros(count, views, patches, most + 1)
+    cover.scatter_add_(3, ids, torch.ones_like(ids))
+    cover = cover[..., 1:]
+    pixels, lamps = frames.visible(most)
+    clear = pixels >= _LEAST_SEEN
+
+    table = torch.zeros(count, views, most + 1, len(FIELDS), dtype=torch.long)  # the last row: no thing
+    sorts = torch.zeros(count, most, dtype=torch.long)
+    for b, scene in enumerate(scenes):
+        far = torch.tensor([math.hypot(t.x, t.y) for t in scene.things])
+        for n, thing in enumerate(scene.things):
+            sorts[b, n] = KINDS.index(thing.kind)
+            table[b, :, n, 0] = 1 + KINDS.index(thing.kind)
+            table[b, :, n, 1] = 1 + COLOURS.index(thing.colour)
+            if thing.kind in RIDDEN:
+                how = motion(thing.x, thing.y, thing.heading) if thing.moving else "stopped"
+                table[b, :, n, 2] = (1 + MOTIONS.index(how)) * (lamps[b, :, n] >= _LEAST_LAMPS)
+        for v in range(views):
+            seen = clear[b, v, : len(scene.things)].nonzero().flatten().tolist()
+            firsts: dict[str, int] = {}
+            for n in sorted(seen, key=lambda n: float(far[n])):
+                firsts.setdefault(scene.things[n].kind, n)
+            for n in firsts.values():
+                table[b, v, n, 3] = 1
+            if firsts:
+                table[b, v, min(firsts.values(), key=lambda n: float(far[n])), 4] = 1
+    if most == 0:
+        return table[:, :, :1].expand(-1, -1, patches, -1), torch.zeros(count, views, patches, len(KINDS))
+    top, owner = cover.max(-1)
+    owner = owner.masked_fill(top < _LEAST_PIXELS, most)
+    labels = table.gather(2, owner[..., None].expand(-1, -1, -1, len(FIELDS)))
+    return labels, _centres(cover.float(), clear, sorts)
+
+
+def _centres(cover: torch.Tensor, clear: torch.Tensor, sorts: torch.Tensor) -> torch.Tensor:
+    count, views, patches, most = cover.shape
+    at = torch.arange(patches)
+    share = cover / cover.sum(2, keepdim=True).clamp(min=1)
+    row = torch.einsum("bvpt,p->bvt", share, (at // GRID).float()).round().long()
+    column = torch.einsum("bvpt,p->bvt", share, (at % GRID).float()).round().long()
+    slot = (row * GRID + column) * len(KINDS) + sorts[:, None]
+    out = torch.zeros(count, views, patches * len(KINDS))
+    out.scatter_add_(2, slot, clear.float())
+    return out.view(count, views, patches, len(KINDS))

@@ -1,4 +1,4 @@
-"""The command line: ``prune2drive demo | run | profile | methods``."""
+"""The command line: ``prune2drive demo | run | evaluate | profile | methods``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from importlib import import_module, metadata
 COMMANDS = {
     "demo": ("prune2drive.commands.demo", "try it without data or weights"),
     "run": ("prune2drive.commands.run", "ask a model about your pictures"),
+    "evaluate": ("prune2drive.commands.evaluate", "score methods against controls on a benchmark"),
     "profile": ("prune2drive.profiling.command", "measure time, memory and FLOPs, unpruned and pruned"),
     "methods": ("prune2drive.commands.methods", "list pruning methods"),
 }

@@ -25,6 +25,9 @@ _METHODS: dict[str, str] = {
     "stride": "prune2drive.selectors.stride:Stride",
     "tfps-layer": "prune2drive.layer_pruners.tfps:TFPSLayer",
     "tfps-released": "prune2drive.layer_pruners.tfps:TFPSReleased",
+    "random-layer": "prune2drive.layer_pruners.selector_at:RandomLayer",
+    "stratified-layer": "prune2drive.layer_pruners.selector_at:StratifiedLayer",
+    "stride-layer": "prune2drive.layer_pruners.selector_at:StrideLayer",
 }
 
 

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ..rig import NUSCENES, Rig
+from .geometry import WIDE, crossing, next_cameras, on_path, sectors
 from .render import Frames
 from .scene import COLOURS, KINDS, RIDDEN, Scene
 
@@ -40,16 +42,9 @@ def patch_labels(scenes: Sequence[Scene], frames: Frames) -> tuple[torch.Tensor,
         ``labels`` int64 (B, V, GRID**2, len(FIELDS)), and ``centres`` float32 (B, V, GRID**2, kinds):
         how many things of each kind have the middle of their visible part in the patch.
     """
-    count, views, side, _ = frames.ids.shape
     most = max((len(scene.things) for scene in scenes), default=0)
-    if side % GRID:
-        raise ValueError(f"pictures of {side} pixels do not divide into {GRID} patches a side")
-    step, patches = side // GRID, GRID * GRID
-    ids = frames.ids.long().view(count, views, GRID, step, GRID, step).transpose(3, 4)
-    ids = ids.reshape(count, views, patches, step * step) + 1
-    cover = ids.new_zeros(count, views, patches, most + 1)
-    cover.scatter_add_(3, ids, torch.ones_like(ids))
-    cover = cover[..., 1:]
+    cover = coverage(frames, most)
+    count, views, patches, _ = cover.shape
     pixels, lamps = frames.visible(most)
     clear = pixels >= _LEAST_SEEN
 
@@ -75,10 +70,55 @@ def patch_labels(scenes: Sequence[Scene], frames: Frames) -> tuple[torch.Tensor,
                 table[b, v, min(firsts.values(), key=lambda n: float(far[n])), 4] = 1
     if most == 0:
         return table[:, :, :1].expand(-1, -1, patches, -1), torch.zeros(count, views, patches, len(KINDS))
-    top, owner = cover.max(-1)
-    owner = owner.masked_fill(top < _LEAST_PIXELS, most)
+    owner = owners(cover)
     labels = table.gather(2, owner[..., None].expand(-1, -1, -1, len(FIELDS)))
     return labels, _centres(cover.float(), clear, sorts)
+
+
+def coverage(frames: Frames, most: int) -> torch.Tensor:
+    """Count the pixels of every thing in every patch: int64 (B, V, GRID**2, most)."""
+    count, views, side, _ = frames.ids.shape
+    if side % GRID:
+        raise ValueError(f"pictures of {side} pixels do not divide into {GRID} patches a side")
+    step, patches = side // GRID, GRID * GRID
+    ids = frames.ids.long().view(count, views, GRID, step, GRID, step).transpose(3, 4)
+    ids = ids.reshape(count, views, patches, step * step) + 1
+    cover = ids.new_zeros(count, views, patches, most + 1)
+    cover.scatter_add_(3, ids, torch.ones_like(ids))
+    return cover[..., 1:]
+
+
+def owners(cover: torch.Tensor) -> torch.Tensor:
+    """The thing that covers most of each patch, int64 (B, V, GRID**2); ``most`` where none covers enough."""
+    top, owner = cover.max(-1)
+    return owner.masked_fill(top < _LEAST_PIXELS, cover.shape[-1])
+
+
+def place_labels(scenes: Sequence[Scene], frames: Frames, rig: Rig = NUSCENES) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a patch's thing will do: two int64 (B, V, GRID**2), -1 where that is not known or asked.
+
+    First whether it crosses our path (0, 1), then the camera it appears in next (V: none).
+    """
+    most = max((len(scene.things) for scene in scenes), default=0)
+    count, views = frames.ids.shape[:2]
+    pixels, lamps = frames.visible(most)
+    table = torch.full((count, views, most + 1, 2), -1)
+    where = sectors(rig)
+    for b, scene in enumerate(scenes):
+        shown = (pixels[b] > 0).T.tolist()
+        for n, thing in enumerate(scene.things):
+            if thing.kind not in RIDDEN:
+                continue
+            clear = (pixels[b, :, n] >= _LEAST_SEEN) & (lamps[b, :, n] >= _LEAST_LAMPS)
+            crosses = None if on_path(thing, scene.road, WIDE) else crossing(thing, scene.road)
+            table[b, clear, n, 0] = -1 if crosses is None else int(crosses)
+            unseen = sum(1 << v for v in range(views) if not shown[n][v])
+            bits = next_cameras(thing, unseen, where)
+            if bits is not None and bits.bit_count() <= 1:
+                table[b, clear, n, 1] = bits.bit_length() - 1 if bits else views
+    owner = owners(coverage(frames, most)) if most else torch.zeros(count, views, GRID * GRID).long()
+    out = table.gather(2, owner[..., None].expand(-1, -1, -1, 2))
+    return out[..., 0], out[..., 1]
 
 
 def _centres(cover: torch.Tensor, clear: torch.Tensor, sorts: torch.Tensor) -> torch.Tensor:

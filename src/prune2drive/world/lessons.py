@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..rig import NUSCENES
 from .labels import FIELDS, SIZES
 from .model import pixels
 from .scene import KINDS
@@ -22,16 +23,6 @@ READ_LAYER = 4
 """The decoder layer (counted from 1) after which visual tokens must know their camera and its traffic."""
 
 _CENTRE_WEIGHT = 2.0
-
-
-def quick_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
-    """Attention of the tower while training: plain products, 5 times faster on a CPU in bfloat16.
-
-    (B, heads, N, D) each; nothing is masked. The fused kernel's backward pass is slow for 144 tokens.
-    """
-    scores = torch.matmul(query, key.transpose(-1, -2)) * query.shape[-1] ** -0.5
-    out = torch.matmul(torch.softmax(scores, -1), value)
-    return out.transpose(1, 2).contiguous(), None
 
 
 class Heads(nn.Module):
@@ -78,6 +69,54 @@ def see(model: Any, heads: Heads, batch: dict[str, Tensor]) -> tuple[Tensor, dic
         thing = batch["labels"][..., 0] > 0
         right = (kind == batch["labels"][..., 0])[thing].float().mean()
     return loss, {"patch": loss.detach(), "kind": right}
+
+
+def answer(model: Any, heads: Heads, late: Heads, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of the second stage, and what to log.
+
+    The pictures are read once, into a cache; then all questions of a row follow in one pass in which
+    each attends to the pictures and to itself, at the positions it would have alone.
+    """
+    features = _encode(model, batch["images"])
+    inner = model.model.language_model
+    embed = inner.embed_tokens
+    prefix = embed(batch["prefix"])
+    shown = (batch["prefix"] == model.config.image_token_id)[..., None].expand_as(prefix)
+    prefix = prefix.masked_scatter(shown, features.to(prefix.dtype))
+    # A row may show some cameras only; each stands where it stands in the prompt of all of them.
+    segment = prefix.shape[1] // batch["views"].shape[1]
+    places = batch["views"][..., None] * segment + torch.arange(segment, device=prefix.device)
+    read = inner(
+        inputs_embeds=prefix, position_ids=places.flatten(1), use_cache=True, output_hidden_states=True
+    )
+
+    text, target = batch["text"].flatten(1), batch["target"].flatten(1)
+    each_long, length, before = batch["text"].shape[2], text.shape[1], prefix.shape[1]
+    order = torch.arange(length, device=text.device)
+    own = (order[:, None] // each_long == order // each_long) & (order[:, None] >= order)
+    mask = torch.cat([own.new_ones(length, before), own], 1)[None, None]
+    out = inner(
+        inputs_embeds=embed(text),
+        attention_mask=mask,
+        position_ids=len(NUSCENES) * segment + (order % each_long)[None],
+        past_key_values=read.past_key_values,
+        question_length=each_long,
+    ).last_hidden_state
+    asked = target != -100
+    wanted = target[asked]
+    logits = model.lm_head(out[asked]).float()
+    each = F.cross_entropy(logits, wanted, reduction="none")
+    end = wanted == model.config.text_config.eos_token_id
+    words = each[~end].mean()
+    right = (logits.argmax(-1) == wanted)[~end].float().mean()
+
+    tokens = read.hidden_states[READ_LAYER][shown[..., 0]].view(*batch["cross"].shape, -1)
+    camera = batch["views"][..., None].expand_as(batch["cross"])
+    place = late.place_loss(tokens, camera, batch["cross"], batch["following"])
+    patch = heads.patch_loss(features, batch["labels"], batch["centres"])
+    loss = words + 0.05 * each[end].mean() + 0.3 * place + 0.3 * patch
+    facts = {"answer": words, "right": right, "place": place, "patch": patch}
+    return loss, {name: value.detach() for name, value in facts.items()}
 
 
 def _encode(model: Any, images: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def thing_boxes(thing: Thing, owner: int) -> list[Row]:
         ]
     if thing.kind == "truck":
         return [
-            part((2.0, width * 0.92, 2.0), (length / 2 - 1.0, 0.5), _GLASS),
+            part((2.0, width * 0.92, 1.55), (length / 2 - 1.0, 0.95), _GLASS),
             part((length, width * 0.8, 0.5), (0, 0.45), _DARK, BODY),
             part((5.7, width, height - 1.0), (-length / 2 + 2.85, 1.0), colour),
         ]

@@ -82,8 +82,8 @@ PER_SCENE: dict[str, int] = {
     "colour": 2,
     "type": 1,
     "motion": 2,
-    "next": 1,
-    "cross": 1,
+    "next": 2,
+    "cross": 2,
     "action": 1,
     "reason": 1,
     "steering": 1,
@@ -91,8 +91,12 @@ PER_SCENE: dict[str, int] = {
 }
 """How many questions of every type `choose` takes from a scene by default."""
 
-ANSWER_WEIGHTS: dict[str, dict[str, float]] = {"count": {"0": 0.5}}
+ANSWER_WEIGHTS: dict[str, dict[str, float]] = {"count": {"0": 0.5}, "cross": {"no": 0.5}}
 """How likely `choose` draws an answer among those a scene offers, by type; 1 where nothing is said."""
+
+COMMON: dict[str, tuple[str, float]] = {"next": (NOWHERE, 0.35), "cross": ("no", 0.1)}
+"""Answers that most scenes offer alone, and how likely `choose` then asks at all, by type: asked every
+time, "no" would be right nine times in ten."""
 
 CAMERA_WEIGHTS: dict[str, float] = {"CAM_FRONT": 2.0}
 """How likely `choose` draws a camera; 1 where nothing is said."""
@@ -223,6 +227,9 @@ def choose(
         weights = ANSWER_WEIGHTS.get(type_, {})
         for _ in range(per_type.get(type_, 0)):
             if not pool:
+                break
+            common, chance = COMMON.get(type_, (None, 1.0))
+            if list(pool) == [common] and rng.random() >= chance:
                 break
             answer = rng.choices(list(pool), [weights.get(answer, 1.0) for answer in pool])[0]
             left = pool[answer]

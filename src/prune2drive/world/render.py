@@ -189,7 +189,7 @@ def _slab(along: torch.Tensor, centre: torch.Tensor, half: torch.Tensor) -> tupl
 
 
 def _spans(seen: torch.Tensor) -> list[tuple[int, int]]:
-    """Per box, first and last + 1 column in which any picture of the batch can show it: seen (B, boxes, side)."""
+    """Per box, first and last + 1 column in which the batch can show it; seen (B, boxes, side)."""
     boxes, side = seen.shape[1:]
     if seen.device.type != "cpu":  # finding out would wait for the device at every box
         return [(0, side)] * boxes
@@ -321,7 +321,7 @@ def _noise(scenes: Sequence[Scene], view: int, pixels: int, device: torch.device
     seed = torch.tensor(seeds, device=device, dtype=torch.int64)[:, None]
     grain = (_hash(at + seed) & 0xFF).float() / 255 - 0.5
     column, row = at % side, at // side
-    drop = _hash((column + row // 3) * 7919 + row // (side // 8) * 104729 + seed * 31) & 0xFF
+    drop = _hash((column + row // 3) * 7919 + row // max(side // 8, 1) * 104729 + seed * 31) & 0xFF
     wet = torch.tensor([scene.weather == "rain" for scene in scenes], device=device)[:, None]
     return (grain * 0.04 + ((drop < 14) & wet).float() * 0.16)[..., None]
 

@@ -1,0 +1,1 @@
+"""Benchmarks: what pruning costs in right answers, against controls, with intervals."""

@@ -1,0 +1,231 @@
+"""Answering many questions about the same pictures: each picture encoded once, each prompt prefix read once.
+
+A prompt is the pictures, which all questions share, and then a question. The prefix is read into a cache
+(pruned or not); then the questions of a scene follow as one packed row, each with the positions it
+would have alone and a mask under which it sees the pictures and itself. An answer is one token, so this
+one pass gives every answer. The logits are those of one prompt per question, up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..engine.attach import Pruned
+from ..engine.caches import SHORTENED
+from ..errors import PruneError
+from ..families import find_family
+from ..rig import NUSCENES
+from ..tokens import PositionPolicy
+from ..world.model import pixels, prefix_text
+from ..world.questions import ANSWERS
+from ..world.render import SIDE
+from .world import Sample
+
+GREY = 128
+"""Level of every pixel of the blind control's pictures."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Encoder output of some scenes and what is asked about each; any number of answers reuse it."""
+
+    output: Any
+    texts: list[list[str]]
+
+
+class Answerer:
+    """A model that answers questions of the world benchmark; not attached to any `prune` while in use.
+
+    Args:
+        model: a stock model as `world.model.build_model` makes, loaded with sdpa or eager attention.
+        processor: its processor, as `world.model.build_processor` makes.
+
+    Raises:
+        PruneError: answers that are not one token each, or an attention without 4-D masks.
+    """
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model = model.eval()
+        self.tokenizer = processor.tokenizer
+        self._check()
+        self._family: Any = find_family(model)
+        grey = torch.full((len(NUSCENES), 3, SIDE, SIDE), GREY, dtype=torch.uint8)
+        # The processor writes the placeholders, so that they are as many as in a plain prompt.
+        inputs = processor(text=prefix_text(), images=list(grey), return_tensors="pt")
+        self._prefix: Tensor = inputs["input_ids"].to(model.device)
+        self._grey = grey
+        self._blind: dict[str, str] = {}
+        self._words: dict[str, list[int]] = {}
+
+    def encode(self, samples: Sequence[Sample]) -> Encoded:
+        """Run the vision tower and the projector over all pictures of the samples at once."""
+        images = torch.stack([sample.images for sample in samples])
+        return self._encode(images, [[q.text for q in sample.questions] for sample in samples])
+
+    def answer(self, encoded: Encoded, pruned: Pruned | None = None) -> list[list[str]]:
+        """Answer every question of every scene: one word each, "" for a token that is no word.
+
+        Args:
+            pruned: made by `prune` for this model and not attached; its ``record`` then tells what
+                was kept of each scene. None: nothing is pruned.
+        """
+        out = []
+        for texts, logits in zip(encoded.texts, self.logits(encoded, pruned), strict=True):
+            picks = logits.argmax(-1).tolist()[: len(texts)]
+            out.append([self.tokenizer.decode([i], skip_special_tokens=True).strip() for i in picks])
+        return out
+
+    def kept(self, pruned: Pruned | None, number: int) -> dict[str, list[int]]:
+        """Indices of the tokens kept of each camera of scene ``number`` in the last `answer`."""
+        if pruned is None:
+            tokens = int((self._prefix == self._family.image_token_id).sum()) // len(NUSCENES)
+            return {name: list(range(tokens)) for name in NUSCENES.names}
+        return {name: cell.indices for name, cell in pruned.record.samples[number].items()}
+
+    def blind(self, samples: Sequence[Sample]) -> list[list[str]]:
+        """Answer from the words of the questions alone: all pictures are mid-grey.
+
+        Then equal questions have equal answers, so each is asked once.
+        """
+        texts = [[q.text for q in sample.questions] for sample in samples]
+        fresh = sorted({text for row in texts for text in row} - set(self._blind))
+        if fresh:
+            encoded = self._encode(self._grey[None], [fresh])
+            self._blind.update(zip(fresh, self.answer(encoded)[0], strict=True))
+        return [[self._blind[text] for text in row] for row in texts]
+
+    @torch.inference_mode()
+    def logits(self, encoded: Encoded, pruned: Pruned | None = None) -> list[Tensor]:
+        """Logits of every answer: per scene (questions, vocabulary)."""
+        count = len(encoded.texts)
+        with pruned or nullcontext():
+            read = self.model(
+                input_ids=self._prefix.expand(count, -1),
+                attention_mask=torch.ones_like(self._prefix).expand(count, -1),
+                mm_encoder_outputs={"image": encoded.output},
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        if pruned is not None and count > 1 and _ragged(pruned):
+            raise PruneError(
+                "the budgets of the scenes differ in total, so their prefixes differ in length; "
+                "encode and answer them one at a time"
+            )
+        return self._ask(read.past_key_values, encoded.texts, self._following(read.past_key_values, pruned))
+
+    # -- the two passes -------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _encode(self, images: Tensor, texts: list[list[str]]) -> Encoded:
+        given = pixels(images.flatten(0, 1).to(self.model.device)).to(self.model.dtype)
+        return Encoded(self._family.encode({"pixel_values": given}), texts)
+
+    def _ask(self, cache: Any, texts: Sequence[Sequence[str]], following: Tensor) -> list[Tensor]:
+        """Let the questions of each scene follow its prefix in ``cache``, which grows by them.
+
+        ``following``: position of every question's first token, int64 (B, 1) or (1, 1).
+        """
+        device = self._prefix.device
+        rows = [[self._tokens(text) for text in row] for row in texts]
+        width = max((sum(map(len, row)) for row in rows), default=0)
+        if width == 0:
+            return [torch.empty(0, len(self.tokenizer), device=device) for _ in rows]
+        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
+        owner = torch.full((len(rows), width), -1)  # which question of its row a token belongs to
+        offset = torch.zeros(len(rows), width, dtype=torch.long)
+        ends = []
+        for b, row in enumerate(rows):
+            at = 0
+            for number, tokens in enumerate(row):
+                part = slice(at, at + len(tokens))
+                ids[b, part], owner[b, part] = torch.tensor(tokens), number
+                offset[b, part] = torch.arange(len(tokens))
+                at = part.stop
+            ends.append([sum(map(len, row[: n + 1])) - 1 for n in range(len(row))])
+        layers = self._family.language_model.layers
+        longest = max(cache.get_seq_length(number) for number in range(len(layers)))
+        mask = _mask(owner.to(device), longest, self.model.dtype)
+        with _fitting_masks(layers, cache):
+            out = self.model(
+                input_ids=ids.to(device),
+                attention_mask=mask,
+                position_ids=following + offset.to(device),
+                past_key_values=cache,
+            )
+        return [logits[end].float() for logits, end in zip(out.logits, ends, strict=True)]
+
+    def _following(self, cache: Any, pruned: Pruned | None) -> Tensor:
+        """Position of a token behind the prefix, as in a prompt that goes on there.
+
+        The prefix ends with a visual token. If that was dropped, the highest position left says
+        nothing about the kept positions' continuation: they count the full prefix.
+        """
+        device = self._prefix.device
+        short = getattr(cache, SHORTENED, None)
+        if short is None or pruned is None or pruned.positions is PositionPolicy.KEEP:
+            return torch.full((1, 1), self._prefix.shape[1], device=device)
+        return short.following.to(device)[:, None]
+
+    def _tokens(self, text: str) -> list[int]:
+        if text not in self._words:
+            self._words[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._words[text]
+
+    def _check(self) -> None:
+        for answer in sorted({word for words in ANSWERS.values() for word in words}):
+            tokens = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+            if len(tokens) != 1 or tokens[0] == self.tokenizer.unk_token_id:
+                raise PruneError(
+                    f"this model's tokenizer makes {len(tokens)} known tokens of the answer {answer!r}; the "
+                    "world benchmark needs one. Give a model made by prune2drive.world"
+                )
+        kind = getattr(self.model.config.get_text_config(), "_attn_implementation", None)
+        if kind not in ("sdpa", "eager"):
+            raise PruneError(f"attention {kind!r} takes no packed questions; load the model with attn='sdpa'")
+
+
+def _mask(owner: Tensor, prefix: int, dtype: torch.dtype) -> Tensor:
+    """Additive mask (B, 1, T, prefix + T): all of the prefix, and what precedes in the same question.
+
+    Padding counts as one more question, so no row is empty. Additive: eager attention knows no other.
+    """
+    width = owner.shape[1]
+    causal = torch.ones(width, width, dtype=torch.bool, device=owner.device).tril()
+    same = (owner[:, :, None] == owner[:, None, :]) & causal
+    own = torch.zeros(same.shape, dtype=dtype, device=owner.device).masked_fill(~same, torch.finfo(dtype).min)
+    return torch.nn.functional.pad(own, (prefix, 0))[:, None]
+
+
+@contextmanager
+def _fitting_masks(layers: Sequence[nn.Module], cache: Any) -> Iterator[None]:
+    """Give every layer a mask as wide as its own cache: after a layer pruner they differ in length.
+
+    The columns of the prefix are all alike, so the surplus is cut off in front.
+    """
+
+    def fit(number: int) -> Any:
+        def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            mask = kwargs["attention_mask"]
+            width = cache.get_seq_length(number) + mask.shape[-2]
+            return args, {**kwargs, "attention_mask": mask[..., mask.shape[-1] - width :]}
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(fit(n), with_kwargs=True) for n, layer in enumerate(layers)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _ragged(pruned: Pruned) -> bool:
+    """Whether some stage kept different totals of different scenes, which would need padding."""
+    stages = [pruned.record.stage(number) for number in range(len(pruned.cutter.stages))]
+    return any(len({sum(cell.kept for cell in row.values()) for row in stage}) > 1 for stage in stages)

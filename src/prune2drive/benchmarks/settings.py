@@ -1,0 +1,99 @@
+"""What is compared: the unpruned model, the controls, and every method at every place and rate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..allocators.base import check_rate
+from ..engine.attach import Pruned, prune
+from ..errors import PruneError
+from ..layer_pruners.base import LayerPruner
+from ..layer_pruners.selector_at import SelectorAt
+from ..registry import resolve_method
+from ..rig import NUSCENES
+from ..selectors.base import Selector
+from ..selectors.random import Random
+
+BEFORE = "before"
+"""The place before the language model; others are ``layer1``, ``layer2``, ..."""
+
+_LAYER = re.compile(r"layer([1-9][0-9]*)")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the comparison.
+
+    ``method``: a method's name, or "unpruned", "blind" (grey pictures), "guess" (no model).
+    ``where``: `BEFORE` or ``layerK``, and ``retention`` the share of each camera's tokens that is kept;
+    None for those three.
+    """
+
+    method: str
+    where: str | None = None
+    retention: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The name in records: "tfps@0.1" before the language model, "tfps-layer1@0.1" inside it."""
+        if self.retention is None:
+            return self.method
+        place = "" if self.where == BEFORE else f"-{self.where}"
+        return f"{self.method}{place}@{self.retention:g}"
+
+    def prune(self, model: Any, seed: int = 0) -> Pruned | None:
+        """How to prune ``model`` for this setting; None for unpruned.
+
+        ``seed``: shuffles random selection; other methods draw nothing.
+
+        Raises:
+            PruneError: the model has no such layer.
+        """
+        if self.retention is None or self.where is None:
+            return None
+        method = resolve_method(self.method)
+        if isinstance(method, Random):
+            method = replace(method, seed=seed)
+        if isinstance(method, Selector) and self.where != BEFORE:
+            method = SelectorAt(method, _layer(self.where))
+        return prune(model, method, self.retention, rig=NUSCENES)
+
+
+UNPRUNED, BLIND, GUESS = Setting("unpruned"), Setting("blind"), Setting("guess")
+CONTROLS = (UNPRUNED, BLIND, GUESS)
+
+
+def make_settings(
+    methods: Sequence[str], retentions: Sequence[float], places: Sequence[str]
+) -> list[Setting]:
+    """Return the unpruned model, the controls, and every method at every place and rate; none twice.
+
+    A method that chooses inside the language model runs at its own layer, whatever ``places`` says.
+
+    Raises:
+        PruneError: an unknown method, a retention outside (0, 1], or a place that is none.
+    """
+    for place in places:
+        if place != BEFORE:
+            _layer(place)
+    rates = [check_rate(rate) for rate in retentions]
+    settings = dict.fromkeys(CONTROLS)
+    for name in methods:
+        method = resolve_method(name)
+        own = [f"layer{method.layer}"] if isinstance(method, LayerPruner) else places
+        settings |= dict.fromkeys(Setting(name, place, rate) for place in own for rate in rates)
+    names = [setting.name for setting in settings]
+    for name in names:
+        if names.count(name) > 1:  # rates that agree in six digits
+            raise PruneError(f"{name} stands for several settings. Give each retention once.")
+    return list(settings)
+
+
+def _layer(place: str) -> int:
+    found = _LAYER.fullmatch(place)
+    if found is None:
+        raise PruneError(f"{place!r} is no place to prune. Use before, layer1, layer2, ...")
+    return int(found[1])

@@ -1,0 +1,190 @@
+"""`prune2drive evaluate`: right answers of methods and controls on a benchmark, with intervals."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import PruneError
+from .options import check_at_least, check_output
+
+SUMMARY, PAGE = "summary.json", "report.html"
+
+
+def add_parser(subparsers: Any) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="score methods against controls on a benchmark",
+        description="Ask a model about drawn surround-view scenes, unpruned, pruned in several ways, and "
+        "under controls, and compare the answers. Results are kept as they come: the same command goes on "
+        "where it was stopped, and on a finished folder only computes the summary again.",
+    )
+    parser.add_argument("--benchmark", choices=("world",), default="world", help="default: %(default)s")
+    parser.add_argument("--model", metavar="PATH", help="model folder (default: the reference model)")
+    parser.add_argument(
+        "--split", default="test", metavar="NAME", help="test, validation, calibration, train (default: test)"
+    )
+    parser.add_argument("--scenes", type=int, default=200, metavar="N", help="default: %(default)s")
+    parser.add_argument("--types", metavar="A,B", help="only these types of questions (default: all)")
+    parser.add_argument(
+        "--methods",
+        default="tfps,random,stratified,stride",
+        metavar="A,B",
+        help='see "prune2drive methods" (default: %(default)s)',
+    )
+    parser.add_argument(
+        "--retention",
+        default="0.5,0.25,0.1,0.05",
+        metavar="A,B",
+        help="shares of each camera's tokens to keep (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--where",
+        default="before,layer1",
+        metavar="A,B",
+        help="before the language model, or at the input of a layer of it (default: %(default)s)",
+    )
+    parser.add_argument("--batch", type=int, default=4, metavar="N", help="scenes at once (default: 4)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of questions, random selection, intervals (default: 0)"
+    )
+    parser.add_argument("--device", metavar="NAME", help="default: cuda where there is one, else cpu")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        metavar="NAME",
+        help="auto (as stored), float32, bfloat16, float16, or fp32, bf16, fp16 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        default="evaluation",
+        metavar="DIR",
+        help=f"records, {SUMMARY} and {PAGE} (default: %(default)s)",
+    )
+    parser.add_argument("--report", metavar="FILE", help=f"the page (default: {PAGE} in --out)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the command; returns the exit code. Raises PruneError for what the user can mend."""
+    check_at_least(args, scenes=1, batch=1, seed=0)
+    check_output(args.report, "--report")
+    from ..world.generate import check_split
+    from ..world.questions import TYPES, check_types
+
+    check_split(args.split)
+    types = TYPES if args.types is None else _names(args.types, "--types")
+    check_types(types)
+    model_folder = _model_folder(args.model)
+
+    from ..benchmarks.settings import make_settings
+    from ..loading import parse_device, parse_dtype
+
+    settings = make_settings(
+        _names(args.methods, "--methods"), _shares(args.retention), _names(args.where, "--where")
+    )
+    dtype, device = parse_dtype(args.dtype), parse_device(args.device)
+
+    from importlib import metadata
+
+    from rich.console import Console
+
+    from ..benchmarks.answering import Answerer
+    from ..benchmarks.records import Records
+    from ..benchmarks.runner import Runner, fingerprint
+    from ..files import write_atomically
+
+    console = Console()
+
+    def load() -> Answerer:
+        from ..loading import load_model
+
+        return Answerer(*load_model(model_folder, dtype=dtype, device=device))
+
+    about = fingerprint(
+        model_folder,
+        split=args.split,
+        seed=args.seed,
+        types=types,
+        dtype=str(dtype).removeprefix("torch."),
+        version=metadata.version("prune2drive"),
+    )
+    records = Records(args.out, about)
+    runner = Runner(
+        records,
+        settings,
+        load,
+        split=args.split,
+        count=args.scenes,
+        seed=args.seed,
+        types=types,
+        batch=args.batch,
+    )
+    if runner.missing():
+        with console.status("loading the model"):
+            runner.prepare()  # before the folder is taken: a damaged model should leave no trace in it
+        with records:
+            _work(runner, console)
+    summary = runner.summary(model_folder.resolve().name)
+    out = Path(args.out)
+    write_atomically(out / SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+    from ..report.evaluation import print_evaluation, write_evaluation
+
+    print_evaluation(console, summary)
+    page = write_evaluation(summary, Path(args.report) if args.report else out / PAGE)
+    console.print(f"summary: {out / SUMMARY}", highlight=False, markup=False)
+    console.print(f"report: {page}", highlight=False, markup=False)
+    return 0
+
+
+def _work(runner: Any, console: Any) -> None:
+    """Fill in what is missing under a progress bar."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=runner.count * len(runner.settings))
+        runner.run(lambda name, done: bar.update(task, advance=done, description=name))
+
+
+def _model_folder(path: str | None) -> Path:
+    """The folder of the model; the reference model's without a path.
+
+    Raises:
+        PruneError: no folder, or the package has no weights.
+    """
+    if path is not None:
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            raise PruneError(f"--model {path}: no such folder. Give one that save_pretrained wrote.")
+        return folder
+    from ..world.model import FOLDER
+
+    if not any(FOLDER.glob("*.safetensors")):
+        raise PruneError(
+            "this installation has no weights of the reference model. Give --model PATH, or train one with "
+            "python -m prune2drive.world.train --out FOLDER."
+        )
+    return FOLDER
+
+
+def _names(text: str, option: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise PruneError(f"{option} {text!r}: give names separated by commas, each once.")
+    return names
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        return [float(share) for share in text.split(",")]
+    except ValueError:
+        raise PruneError(f"--retention {text!r}: give shares with commas, such as 0.25,0.1.") from None

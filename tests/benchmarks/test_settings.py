@@ -1,0 +1,45 @@
+"""What is compared, and under which name."""
+
+import pytest
+
+from prune2drive.benchmarks.settings import make_settings
+from prune2drive.errors import PruneError
+
+
+def test_every_method_at_every_place_and_rate():
+    names = [s.name for s in make_settings(["tfps", "random"], [0.5, 0.1], ["before", "layer2"])]
+    assert names == [
+        *("unpruned", "blind", "guess"),
+        *("tfps@0.5", "tfps@0.1", "tfps-layer2@0.5", "tfps-layer2@0.1"),
+        *("random@0.5", "random@0.1", "random-layer2@0.5", "random-layer2@0.1"),
+    ]
+
+
+def test_layer_pruners_keep_their_own_layer():
+    (setting,) = make_settings(["tfps-released"], [0.1], ["before", "layer3"])[3:]
+    assert (setting.where, setting.name) == ("layer1", "tfps-released-layer1@0.1")
+
+
+def test_methods_are_made_for_their_place(model):
+    _, _, _, before, inside = make_settings(["random"], [0.1], ["before", "layer2"])
+    assert repr(before.prune(model, seed=4).cutter.stages[0].method) == "Random(seed=4)"
+    method = inside.prune(model, seed=4).cutter.stages[0].method
+    assert (method.layer, method.selector.seed) == (2, 4)
+    with pytest.raises(PruneError, match="layer 8 asked, the language model has layers 0 to 7"):
+        make_settings(["stride"], [0.1], ["layer8"])[3].prune(model)
+
+
+@pytest.mark.parametrize(
+    ("methods", "rates", "places", "words"),
+    [
+        (["tpfs"], [0.1], ["before"], "Did you mean 'tfps'"),
+        (["tfps"], [0.0], ["before"], r"retention 0.0 is not in \(0, 1\]"),
+        (["tfps"], [float("nan")], ["before"], r"nan is not in \(0, 1\]"),
+        (["tfps"], [0.1], ["layer0"], "'layer0' is no place"),
+        (["tfps"], [0.1], ["after"], "'after' is no place"),
+        (["tfps"], [0.1, 0.10000001], ["before"], "stands for several"),
+    ],
+)
+def test_mistakes(methods, rates, places, words):
+    with pytest.raises(PruneError, match=words):
+        make_settings(methods, rates, places)

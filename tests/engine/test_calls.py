@@ -363,3 +363,24 @@ def test_layers_on_two_devices():
         handle.remove()
     assert len(moved) == 2
     assert out.logits.device.type == "meta"
+
+
+def test_new_tokens_follow_a_prompt_whose_last_token_was_dropped():
+    """A prompt may end with a picture; what follows counts on from the full prompt, as unpruned."""
+    case = BY_NAME["llava"]
+    model = case.model(attn="sdpa")
+    inputs = case.inputs([2], text="")
+    keep = int((inputs["input_ids"] == case.image_token_id(model)).nonzero()[-1, 1]) + 1
+    inputs["input_ids"] = inputs["input_ids"][:, :keep]
+    inputs["attention_mask"] = inputs["attention_mask"][:, :keep]
+    more = torch.tensor([[70, 71, 72]])
+    pruned = p2d.prune(model, method="stride", retention=0.01)
+    with torch.no_grad(), pruned:
+        read = model(**inputs, use_cache=True)
+        places = torch.arange(keep, keep + 3)[None]
+        follow = model(input_ids=more, past_key_values=read.past_key_values).logits
+        again = model(**inputs, use_cache=True)
+        wanted = model(input_ids=more, position_ids=places, past_key_values=again.past_key_values).logits
+    last = list(pruned.record.samples[0].values())[-1]
+    assert last.before - 1 not in last.indices
+    torch.testing.assert_close(follow, wanted)

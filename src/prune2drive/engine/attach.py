@@ -327,7 +327,11 @@ class Pruned(AbstractContextManager["Pruned"]):
             if isinstance(wanted := kwargs.get("logits_to_keep"), Tensor):
                 kwargs["logits_to_keep"] = remap_logits_to_keep(wanted, done.short, ids.shape[1])
             if not family.mrope:
-                following = kwargs["position_ids"].amax(-1) + 1 + (family.first_position if generating else 0)
+                used = kwargs["position_ids"]
+                if self.positions is PositionPolicy.KEEP:
+                    # Of the full prompt: its last token may be one of those that were dropped.
+                    used = full.masked_fill(~mask, 0).to(ids.device)
+                following = used.amax(-1) + 1 + (family.first_position if generating else 0)
         elif family.mrope:
             kwargs["position_ids"] = full.to(ids.device)
         family.remember(kwargs.get("position_ids"), kwargs.get("attention_mask"))

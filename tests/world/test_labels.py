@@ -10,10 +10,21 @@ import torch
 from prune2drive.rig import NUSCENES, Rig
 from prune2drive.world.generate import scenes
 from prune2drive.world.geometry import course
-from prune2drive.world.labels import FIELDS, GRID, MOTIONS, SIZES, motion, patch_labels, place_labels
+from prune2drive.world.labels import (
+    FIELDS,
+    GRID,
+    LANES,
+    MOTIONS,
+    SIZES,
+    lane_labels,
+    motion,
+    patch_labels,
+    path_labels,
+    place_labels,
+)
 from prune2drive.world.questions import ANSWERS, MIN_LAMPS, MIN_PIXELS, all_questions
 from prune2drive.world.render import SIDE, Frames, render
-from prune2drive.world.scene import COLOURS, KINDS, RIDDEN, Road, Scene, Thing
+from prune2drive.world.scene import COLOURS, EYE, KINDS, LANE, RIDDEN, Road, Scene, Thing
 
 STEP = SIDE // GRID
 AT = {field: n for n, field in enumerate(FIELDS)}
@@ -176,6 +187,100 @@ def test_places_agree_with_the_questions(seen):
             assert set(table[b, v][patches].tolist()) <= {answers.index(q.answer)}, (scene.name, q)
             compared[q.type] += int(patches.any())
     assert min(compared["next"], compared["cross"]) > 15
+
+
+@pytest.mark.parametrize("moving", [True, False])
+@pytest.mark.parametrize("heading", [math.pi / 2, 0.0, 2.6])
+def test_crossing_is_labelled_where_it_is_asked(heading, moving):
+    """Over the whole width of the road: on our path, at its border and beside it."""
+    places = [-16, -9, -5, -3, -2.5, -2.3, -1.3, 0, 1.5, 2.3, 2.5, 3.5, 7]
+    some = [
+        Scene(f"test/{n}", "day", Road(), (Thing("car", "red", 12, y, heading, moving),))
+        for n, y in enumerate(places)
+    ]
+    frames = render(some)
+    cross, following = place_labels(some, frames)
+    pixels, lamps = frames.visible(1)
+    told = Counter()
+    for b, (y, scene) in enumerate(zip(places, some, strict=True)):
+        questions = all_questions(scene, pixels[b].tolist(), lamps[b].tolist())
+        for v, name in enumerate(NUSCENES.names):
+            for table, type_, answers in (
+                (cross, "cross", ("no", "yes")),
+                (following, "next", ANSWERS["next"]),
+            ):
+                expected = {answers.index(q.answer) for q in questions if (q.type, q.camera) == (type_, name)}
+                assert set(table[b, v].tolist()) - {-1} == expected, (y, name, type_)
+                told[type_, *expected] += 1
+        if abs(y) < 2.4:  # on our path
+            assert (cross[b] == -1).all()
+    assert told["cross", 0] >= 4 and (told["cross", 1] > 0) == (heading > 1 and moving)
+
+
+@pytest.mark.parametrize("bend", [0.0, 0.02])
+def test_path_is_labelled_away_from_its_borders(bend):
+    """Within 1.4 m and 19 m: on it; beyond what `WIDE` and 22 m reach: not; between: not known."""
+    offsets = [-6, -2.5, -2, -1.5, -1.3, 0, 1.3, 1.5, 2.3, 2.5, 5]
+    cases = [(x, y) for x in (8, 18, 20.5, 23) for y in offsets]
+    road = Road(bend)
+    some = [
+        Scene(f"test/{n}", "day", road, (Thing("pedestrian", "red", x, road.centre(x) + y),))
+        for n, (x, y) in enumerate(cases)
+    ]
+    path = path_labels(some, render(some))
+    for b, (x, y) in enumerate(cases):
+        expected = 1 if x < 19 and abs(y) < 1.4 else 0 if x > 22 or abs(y) > 2.4 else -1
+        assert set(path[b].flatten().tolist()) - {-1} == {expected} - {-1}, (x, y)
+    empty = Scene("test/0", "fog", Road(), ())
+    assert (path_labels([empty], render([empty], side=24)) == -1).all()
+
+
+ROADS = [Road(0.0, 1, 0), Road(0.0, 2, 1), Road(0.02, 1, 1, 12.0), Road(-0.02, 2, 0)]
+
+
+@pytest.mark.parametrize("road", ROADS)
+def test_the_ground_ahead_is_labelled_by_its_lane(road):
+    """Every patch against the pinhole camera: where the ray through its middle pixel meets the ground."""
+    bare = [Scene("test/0", "day", road, ())]
+    (labels,) = lane_labels(bare, render(bare))
+    camera = NUSCENES.cameras[0]
+    half = math.tan(math.radians(camera.fov_deg) / 2)
+    found = Counter()
+    for patch, label in enumerate(labels.tolist()):
+        row, column = (STEP * n + STEP // 2 + 0.5 for n in divmod(patch, GRID))
+        down = half * camera.size[1] / camera.size[0] * (2 * row / SIDE - 1)
+        if down <= 0:  # at the horizon or above
+            assert LANES[label] == "none"
+            continue
+        x = EYE / down
+        offset = half * (1 - 2 * column / SIDE) * x - road.curvature * x**2 / 2
+        borders = [abs(offset - edge * LANE) for edge in (-1.5, -0.5, 0.5, 1.5, 2.5)]
+        if x > 100 or min(borders) < 0.01:
+            continue
+        if road.junction is not None and 0 < x - road.junction < road.JUNCTION_WIDTH:
+            expected = "crossing"
+        elif abs(offset) < LANE / 2:
+            expected = "ours"
+        elif offset > 0:
+            expected = "oncoming" if offset < LANE * (road.lanes_left + 0.5) else "left"
+        else:
+            expected = "right lane" if offset > -LANE * (road.lanes_right + 0.5) else "right"
+        assert LANES[label] == expected, (patch, x, offset)
+        found[expected] += 1
+    assert found["ours"] and found["oncoming"] and found["left"] and found["right"]
+    assert bool(found["right lane"]) == bool(road.lanes_right)
+    assert bool(found["crossing"]) == (road.junction is not None)
+
+
+def test_what_stands_on_the_ground_hides_it():
+    bus = Thing("bus", "orange", 10, 0)
+    bare, full = (Scene("test/0", "day", Road(), things) for things in ((), (bus,)))
+    frames = render([bare, full])
+    labels = lane_labels([bare, full], frames)
+    middle = slice(STEP // 2, None, STEP)
+    hidden = (frames.ids[1, 0, middle, middle] == 0).flatten()
+    assert hidden.sum() > 5 and (labels[1, hidden] == 0).all()
+    assert torch.equal(labels[0, ~hidden], labels[1, ~hidden])
 
 
 def test_scenes_of_unequal_length_and_without_things(seen):

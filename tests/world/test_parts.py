@@ -27,6 +27,22 @@ def test_boxes_stay_inside_the_footprint_and_reach_the_height(kind):
     assert 0 <= low[2] <= 0.45
 
 
+@pytest.mark.parametrize("kind", RIDDEN)
+def test_no_two_boxes_share_an_upright_face(kind):
+    """Which of two faces in one plane is seen would hang on rounding; a truck's cab once hid its lamps."""
+    rows = of(kind)
+    for n, one in enumerate(rows):
+        for other in rows[:n]:
+            for axis in (0, 1):
+                across = 1 - axis
+                gap = (
+                    abs(one[[across, 2]] - other[[across, 2]]) - one[[5 + across, 7]] - other[[5 + across, 7]]
+                )
+                for sign in (-1, 1):
+                    faces = [box[axis] + sign * box[5 + axis] for box in (one, other)]
+                    assert abs(faces[0] - faces[1]) > 1e-3 or gap.max() > -1e-9, (n, axis, sign)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_boxes_turn_and_move_with_the_thing(kind):
     turn = 0.7

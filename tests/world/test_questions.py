@@ -10,12 +10,15 @@ import pytest
 from prune2drive import PruneError
 from prune2drive.rig import NUSCENES, Rig
 from prune2drive.world.questions import (
+    ANSWER_WEIGHTS,
     ANSWERS,
+    COMMON,
     DECISIONS,
     PER_SCENE,
     STAGES,
     TYPES,
     VOCABULARY,
+    Question,
     all_questions,
     check_types,
     choose,
@@ -539,10 +542,65 @@ def test_choose_is_deterministic_and_within_quotas():
         assert picked == choose(questions, random.Random(5))
         assert len(set(picked)) == len(picked) and set(picked) <= set(questions)
         there, taken = Counter(q.type for q in questions), Counter(q.type for q in picked)
-        assert taken == {t: min(there[t], PER_SCENE[t]) for t in TYPES if there[t]}
+        for type_ in TYPES:
+            most = min(there[type_], PER_SCENE[type_])
+            rare = sum(q.type == type_ and not usual(q) for q in questions)
+            assert min(rare, most) <= taken[type_] <= most
+            assert taken[type_] == most or type_ in COMMON
         everything = choose(questions, random.Random(1), dict.fromkeys(TYPES, 1000))
-        assert len(everything) == len(questions) and set(everything) == set(questions)
+        assert len(set(everything)) == len(everything) and set(everything) <= set(questions)
+        assert {q for q in questions if not usual(q)} <= set(everything)
+        assert {q for q in questions if q.type not in COMMON} <= set(everything)
         assert choose(questions, random.Random(1), {}) == []
+
+
+def usual(question):
+    return question.answer == COMMON.get(question.type, (None,))[0]
+
+
+def made_up(type_, **answers):
+    """Questions of a type: so many with each answer."""
+    named = [(answer, n) for answer, count in answers.items() for n in range(count)]
+    return [Question(STAGES[type_], type_, None, None, f"{answer} {n} ?", answer) for answer, n in named]
+
+
+def shares(type_, questions, per, draws=4000):
+    """How often `choose` takes the multisets of answers."""
+    rng = random.Random(3)
+    drawn = Counter(
+        tuple(sorted(q.answer for q in choose(questions, rng, {type_: per}))) for _ in range(draws)
+    )
+    return {answers: count / draws for answers, count in drawn.items()}
+
+
+def test_common_answers_alone_are_asked_sometimes():
+    for type_, (answer, chance) in COMMON.items():
+        assert answer in ANSWERS[type_] and 0 < chance < 1
+        alone = made_up(type_, **{answer: 5})
+        found = shares(type_, alone, 1)
+        assert found[(answer,)] == pytest.approx(chance, abs=0.03) and found[()] == pytest.approx(
+            1 - chance, abs=0.03
+        )
+        # Every further draw is asked as rarely again.
+        assert shares(type_, alone, 2).get((answer, answer), 0) == pytest.approx(chance**2, abs=0.03)
+    only_yes = made_up("cross", yes=3)
+    assert shares("cross", only_yes, 2, 200) == {("yes", "yes"): 1.0}
+    assert shares("motion", made_up("motion", stopped=3), 2, 200) == {("stopped", "stopped"): 1.0}
+
+
+def test_common_answers_beside_others_are_drawn_by_weight():
+    assert ANSWER_WEIGHTS["cross"] == {"no": 0.5}
+    both = made_up("cross", yes=1, no=9)
+    found = shares("cross", both, 1)
+    assert found == {("yes",): pytest.approx(2 / 3, abs=0.03), ("no",): pytest.approx(1 / 3, abs=0.03)}
+    # yes, then no in one of ten; no, then yes in two of three; no twice.
+    chance = COMMON["cross"][1]
+    found = shares("cross", both, 2)
+    assert found["no", "yes"] == pytest.approx(2 / 3 * chance + 1 / 3 * 2 / 3, abs=0.03)
+    assert found["no", "no"] == pytest.approx(1 / 9, abs=0.03)
+    assert found[("yes",)] == pytest.approx(2 / 3 * (1 - chance), abs=0.03)
+    found = shares("next", made_up("next", CAM_BACK=1, nowhere=9), 1)
+    assert found[("CAM_BACK",)] == pytest.approx(1 / 2, abs=0.03)
 
 
 def test_choose_balances_answers_and_prefers_the_front():

@@ -40,8 +40,7 @@ def attend(
     Returns:
         (B, N, H, D), and no weights.
     """
-    count, heads, length, width = query.shape
-    groups = key.shape[1]
+    heads, width, groups = query.shape[1], query.shape[3], key.shape[1]
     value = value.to(torch.bfloat16) if query.device.type == "cpu" else value
     query, key = query.to(value.dtype) * width**-0.5, key.to(value.dtype)
     if question_length:
@@ -94,7 +93,8 @@ def _questions(query: Tensor, key: Tensor, value: Tensor, each: int) -> Tensor:
     own_value = own(value[:, :, before:], 1)
     inner = torch.baddbmm(ahead[None], own(query, ratio), own(key[:, :, before:], 1).transpose(-1, -2))
     inner = inner.view(count * groups, ratio * length, each)
-    weights = torch.softmax(torch.cat([prompt, inner], -1), -1)
-    out = torch.bmm(weights[..., :before], value[:, :, :before].flatten(0, 1))
-    own_out = torch.bmm(weights[..., before:].reshape(-1, each, each), own_value)
+    # One split, not two slices: its gradient is one concatenation instead of two padded sums.
+    weights, own_weights = torch.softmax(torch.cat([prompt, inner], -1), -1).split([before, each], -1)
+    out = torch.bmm(weights, value[:, :, :before].flatten(0, 1))
+    own_out = torch.bmm(own_weights.reshape(-1, each, each), own_value)
     return (out.view(-1, each, width) + own_out).view(count, heads, length, width)

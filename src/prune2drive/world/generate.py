@@ -174,7 +174,9 @@ class _Builder:
         for _ in range(rng.randint(0, 3)):
             x = rng.uniform(-18, 20)
             y, side = self._walk(x)
-            self.add(Thing("cyclist", self.colour(), x, y, rng.uniform(-math.pi, math.pi), rng.random() < 0.6))
+            self.add(
+                Thing("cyclist", self.colour(), x, y, rng.uniform(-math.pi, math.pi), rng.random() < 0.6)
+            )
         for _ in range(rng.randint(0, 2)):
             x, side = rng.uniform(-16, 18), rng.choice((1, -1))
             edge = road.left_edge if side > 0 else road.right_edge

@@ -15,8 +15,8 @@ import torch
 
 from ..rig import NUSCENES, Rig
 from .geometry import WIDE, crossing, next_cameras, on_path, sectors
-from .render import Frames
-from .scene import COLOURS, KINDS, RIDDEN, Scene
+from .render import Frames, directions
+from .scene import COLOURS, EYE, KINDS, LANE, RIDDEN, Scene
 
 GRID = 12
 """Patches per side of a picture: 144 visual tokens per camera."""
@@ -25,7 +25,13 @@ MOTIONS = ("stopped", "away", "left", "towards", "right")
 _LEAST_PIXELS, _LEAST_LAMPS, _LEAST_SEEN = 6, 6, 24
 
 FIELDS = ("kind", "colour", "motion", "first", "nearest")
-SIZES = {"kind": len(KINDS) + 1, "colour": len(COLOURS) + 1, "motion": len(MOTIONS) + 1, "first": 2, "nearest": 2}
+SIZES = {
+    "kind": len(KINDS) + 1,
+    "colour": len(COLOURS) + 1,
+    "motion": len(MOTIONS) + 1,
+    "first": 2,
+    "nearest": 2,
+}
 """Classes per label, 0 for none. first: the nearest of its kind in this camera; nearest: of all kinds."""
 
 
@@ -94,7 +100,9 @@ def owners(cover: torch.Tensor) -> torch.Tensor:
     return owner.masked_fill(top < _LEAST_PIXELS, cover.shape[-1])
 
 
-def place_labels(scenes: Sequence[Scene], frames: Frames, rig: Rig = NUSCENES) -> tuple[torch.Tensor, torch.Tensor]:
+def place_labels(
+    scenes: Sequence[Scene], frames: Frames, rig: Rig = NUSCENES
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What a patch's thing will do: two int64 (B, V, GRID**2), -1 where that is not known or asked.
 
     First whether it crosses our path (0, 1), then the camera it appears in next (V: none).
@@ -121,8 +129,54 @@ def place_labels(scenes: Sequence[Scene], frames: Frames, rig: Rig = NUSCENES) -
     return out[..., 0], out[..., 1]
 
 
+def path_labels(scenes: Sequence[Scene], frames: Frames) -> torch.Tensor:
+    """Whether a patch's thing stands on our path near ahead: int64 (B, V, GRID**2), -1 where unknown."""
+    most = max((len(scene.things) for scene in scenes), default=0)
+    count, views = frames.ids.shape[:2]
+    pixels, _ = frames.visible(most)
+    table = torch.full((count, views, most + 1), -1)
+    for b, scene in enumerate(scenes):
+        for n, thing in enumerate(scene.things):
+            seen = pixels[b, :, n] >= _LEAST_SEEN
+            if on_path(thing, scene.road, 1.4, 19.0):
+                table[b, seen, n] = 1
+            elif not on_path(thing, scene.road, WIDE, 22.0):
+                table[b, seen, n] = 0
+    if most == 0:
+        return table.expand(-1, -1, GRID * GRID)
+    return table.gather(2, owners(coverage(frames, most)))
+
+
+LANES = ("none", "left", "oncoming", "ours", "right lane", "right", "crossing")
+"""What the ground is in the middle of a patch of the front picture; none: no ground."""
+
+
+def lane_labels(scenes: Sequence[Scene], frames: Frames) -> torch.Tensor:
+    """The ground in the middle of every patch of the front picture, int64 (B, GRID**2), `LANES`.
+
+    Only the rig's first camera, which looks straight ahead, is read.
+    """
+    side = frames.ids.shape[-1]
+    middle = slice(side // GRID // 2, None, side // GRID)
+    depth = frames.depth[:, 0, middle, middle].flatten(1).cpu()
+    rays = directions(NUSCENES, side)[0].view(side, side, 3)[middle, middle].reshape(-1, 3)
+    x, y, z = (depth * rays[:, axis] for axis in range(3))
+    out = torch.zeros_like(depth, dtype=torch.long)
+    for b, scene in enumerate(scenes):
+        road = scene.road
+        offset = y[b] - road.curvature * x[b] ** 2 / 2
+        edges = torch.tensor([road.right_edge, -LANE / 2, LANE / 2, road.left_edge])
+        kind = torch.tensor([5, 4, 3, 2, 1])[torch.bucketize(offset, edges)]
+        if road.junction is not None:
+            ahead = x[b] - road.junction
+            kind[(ahead > 0) & (ahead < road.JUNCTION_WIDTH)] = 6
+        ground = (z[b] + EYE).abs() < 0.05
+        out[b] = torch.where(ground, kind, 0)
+    return out
+
+
 def _centres(cover: torch.Tensor, clear: torch.Tensor, sorts: torch.Tensor) -> torch.Tensor:
-    count, views, patches, most = cover.shape
+    count, views, patches, _ = cover.shape
     at = torch.arange(patches)
     share = cover / cover.sum(2, keepdim=True).clamp(min=1)
     row = torch.einsum("bvpt,p->bvt", share, (at // GRID).float()).round().long()

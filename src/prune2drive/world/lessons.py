@@ -15,12 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..rig import NUSCENES
-from .labels import FIELDS, SIZES
+from .labels import FIELDS, LANES, SIZES
 from .model import pixels
+from .questions import ANSWERS
 from .scene import KINDS
 
 READ_LAYER = 4
 """The decoder layer (counted from 1) after which visual tokens must know their camera and its traffic."""
+
+DECIDE_LAYER = 6
+"""The layer after which the tokens of the last camera ahead must know the safe action's reason."""
 
 _CENTRE_WEIGHT = 2.0
 
@@ -32,6 +36,10 @@ class Heads(nn.Module):
         super().__init__()
         self.patch = nn.Linear(width, sum(SIZES.values()) + len(KINDS))
         self.place = nn.Linear(width, views + 2 + views + 2)
+        self.road = nn.Linear(width, len(ANSWERS["steering"]))
+        self.path = nn.Linear(width, 2)
+        self.lane = nn.Linear(width, len(LANES))
+        self.choice = nn.Linear(width, len(ANSWERS["reason"]))
 
     def patch_loss(self, tokens: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
         """Loss of tokens (..., width) against labels (..., fields) and centres (..., kinds)."""
@@ -44,6 +52,15 @@ class Heads(nn.Module):
             at += SIZES[field]
         middle = F.binary_cross_entropy_with_logits(out[:, at:], centres.clamp(max=1), reduction="none")
         return total + _CENTRE_WEIGHT * middle.sum(-1).mean()
+
+    def class_loss(self, name: str, tokens: Tensor, wanted: Tensor) -> Tensor:
+        """Loss of one read-out of tokens (rows, V, P, width); wanted (rows, V[, P]), -1 where unknown."""
+        if wanted.dim() == 2:
+            wanted = wanted[..., None].expand(tokens.shape[:-1])
+        known = wanted >= 0
+        if not known.any():
+            return tokens.new_zeros(())
+        return F.cross_entropy(getattr(self, name)(tokens[known]).float(), wanted[known])
 
     def place_loss(self, tokens: Tensor, camera: Tensor, cross: Tensor, following: Tensor) -> Tensor:
         """Loss of tokens (..., width) against the camera, crossing (-1: unknown) and next camera (-1)."""
@@ -71,7 +88,9 @@ def see(model: Any, heads: Heads, batch: dict[str, Tensor]) -> tuple[Tensor, dic
     return loss, {"patch": loss.detach(), "kind": right}
 
 
-def answer(model: Any, heads: Heads, late: Heads, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def answer(
+    model: Any, heads: Heads, late: Heads, batch: dict[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of the second stage, and what to log.
 
     The pictures are read once, into a cache; then all questions of a row follow in one pass in which
@@ -107,15 +126,22 @@ def answer(model: Any, heads: Heads, late: Heads, batch: dict[str, Tensor]) -> t
     logits = model.lm_head(out[asked]).float()
     each = F.cross_entropy(logits, wanted, reduction="none")
     end = wanted == model.config.text_config.eos_token_id
-    words = each[~end].mean()
+    weight = batch["weight"][..., None].expand_as(batch["target"]).flatten(1)[asked][~end]
+    words = (each[~end] * weight).sum() / weight.sum()
     right = (logits.argmax(-1) == wanted)[~end].float().mean()
 
     tokens = read.hidden_states[READ_LAYER][shown[..., 0]].view(*batch["cross"].shape, -1)
     camera = batch["views"][..., None].expand_as(batch["cross"])
     place = late.place_loss(tokens, camera, batch["cross"], batch["following"])
     patch = heads.patch_loss(features, batch["labels"], batch["centres"])
-    loss = words + 0.05 * each[end].mean() + 0.3 * place + 0.3 * patch
+    road = heads.class_loss("road", features, batch["road"])
+    lane = heads.class_loss("lane", features, batch["lane"])
+    path = late.class_loss("path", tokens, batch["path"])
+    deep = read.hidden_states[DECIDE_LAYER][shown[..., 0]].view_as(tokens)
+    choice = late.class_loss("choice", deep, batch["choice"])
+    loss = words + 0.05 * each[end].mean() + 0.3 * (place + patch + path + choice) + road + lane
     facts = {"answer": words, "right": right, "place": place, "patch": patch}
+    facts |= {"road": road, "lane": lane, "path": path, "choice": choice}
     return loss, {name: value.detach() for name, value in facts.items()}
 
 

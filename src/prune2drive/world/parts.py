@@ -42,7 +42,10 @@ def boxes(scene: Scene) -> list[Row]:
 
 
 def thing_boxes(thing: Thing, owner: int) -> list[Row]:
-    """The boxes of one thing; together they fill its `SIZE`."""
+    """The boxes of one thing, as large together as its `SIZE`.
+
+    But for a pedestrian, 0.4 m deep, and a cyclist, whose head ends 3 cm above.
+    """
     length, width, height = SIZE[thing.kind]
     colour = RGB[thing.colour]
 

@@ -52,7 +52,13 @@ class Frames:
     lamps: torch.Tensor
 
     def visible(self, things: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Count pixels, and lamp pixels, of every thing: two int64 (B, V, things)."""
+        """Count pixels, and lamp pixels, of every thing: two int64 (B, V, things).
+
+        Raises:
+            ValueError: a thing with a higher index is in the pictures.
+        """
+        if self.ids.numel() and (last := int(self.ids.max())) >= things:
+            raise ValueError(f"thing {last} is in the pictures; the first {things} cannot be counted alone")
         flat = self.ids.flatten(2).long() + 1
         pixels = flat.new_zeros(*flat.shape[:2], things + 1)
         lamps = pixels.clone()

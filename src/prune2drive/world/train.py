@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ class Stage:
         self.pupil, self.name, self.device, self.folder = pupil, name, device, args.out
         self.size, self.workers, self.rate = args.scenes, args.workers, args.rate
         self.steps, self.minutes = getattr(args, f"{name}_steps"), getattr(args, f"{name}_minutes")
-        self.pairs = args.pairs
+        self.halves = args.halves
         self.optimizers = _optimizers(pupil.modules(name), args.rate)
         self.weights = [w for module in pupil.modules(name) for w in module.parameters()]
         self.step, self.seconds, self.done = 0, 0.0, False
@@ -87,7 +88,7 @@ class Stage:
     def run(self) -> None:
         """Train until the stage is done."""
         while not self.done:
-            groups = 3 if self.name == "answer" and self._share() < self.pairs else 1
+            groups = 2 if self.name == "answer" and self._share() < self.halves else 1
             self._run_while(groups)
         self.save()
 
@@ -99,24 +100,28 @@ class Stage:
             data = batches.AnswerBatches(self.size, self.step, stop, groups)
         began, saved, before = time.monotonic(), time.monotonic(), self.seconds
         sums: dict[str, float] = {}
+        count = 0
         for batch in batches.load(data, self.workers):
             share = self._share()
             if share >= 1:
                 self.done = True
                 break
-            if self.name == "answer" and groups == 3 and share >= self.pairs:
+            if self.name == "answer" and groups == 2 and share >= self.halves:
                 break
             facts = self._learn({key: value.to(self.device) for key, value in batch.items()}, share)
             self.step += 1
             self.seconds = before + time.monotonic() - began
             for key, value in facts.items():
-                sums[key] = sums.get(key, 0.0) + float(value) / _REPORT_STEPS
+                sums[key] = sums.get(key, 0.0) + float(value)
+            count += 1
             if self.step % _REPORT_STEPS == 0:
-                self._log(sums, groups)
-                sums = {}
+                self._log(sums, count, groups)
+                sums, count = {}, 0
             if time.monotonic() - saved > _SAVE_SECONDS:
                 self.save()
                 saved = time.monotonic()
+        if count:
+            self._log(sums, count, groups)
 
     def _learn(self, batch: dict[str, Tensor], share: float) -> dict[str, Tensor]:
         """One step; returns what to log."""
@@ -137,11 +142,14 @@ class Stage:
 
     def _share(self) -> float:
         """How much of the stage is done, 0 to 1."""
+        if self.step >= self.steps or self.seconds >= 60 * self.minutes:
+            return 1.0
         return max(self.step / self.steps, self.seconds / 60 / self.minutes)
 
-    def _log(self, facts: dict[str, float], groups: int) -> None:
+    def _log(self, sums: dict[str, float], count: int, groups: int) -> None:
+        """Report the means of the last ``count`` steps."""
         line: dict[str, Any] = {"stage": self.name, "step": self.step, "seconds": round(self.seconds, 1)}
-        line |= {"rows_per_scene": groups, **{key: round(value, 4) for key, value in facts.items()}}
+        line |= {"rows_per_scene": groups, **{key: round(value / count, 4) for key, value in sums.items()}}
         text = json.dumps(line)
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(text + "\n")
@@ -161,16 +169,18 @@ class Stage:
             self.pupil.load(saved["pupil"])
             for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
-        except (RuntimeError, KeyError, ValueError, EOFError) as error:
+            self.step, self.seconds, self.done = (saved[key] for key in ("step", "seconds", "done"))
+        except (RuntimeError, KeyError, ValueError, TypeError, EOFError, UnpicklingError) as error:
+            reason = str(error).partition("\n")[0]
             raise PruneError(
-                f"checkpoint {self.check} cannot be continued ({error}). Remove it, or choose another --out."
+                f"checkpoint {self.check} cannot be continued ({reason}). Remove it, or choose another --out."
             ) from None
-        self.step, self.seconds, self.done = saved["step"], saved["seconds"], saved["done"]
 
 
 def _optimizers(modules: list[nn.Module], rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for embeddings, heads and norms."""
-    inner, others = [], []
+    inner: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for module in modules:
         for name, weight in module.named_parameters():
             (inner if ".layers." in name and weight.ndim == 2 else others).append(weight)
@@ -200,7 +210,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--answer-steps", type=int, default=20000, metavar="N")
     out.add_argument("--answer-minutes", type=float, default=90.0, metavar="M")
     out.add_argument(
-        "--pairs", type=float, default=0.5, help="first share of answering with two pictures at a time"
+        "--halves", type=float, default=0.5, help="first share of answering with three pictures at a time"
     )
     out.add_argument("--scenes", type=int, default=4, metavar="N", help="per step (default: 4)")
     out.add_argument("--rate", type=float, default=1.5e-3, help="learning rate (default: 1.5e-3)")

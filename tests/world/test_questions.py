@@ -100,12 +100,15 @@ def oracle_next(thing, t, pixels):
     answers = set()
     for speed in (0.8, 1.0, 1.25):
         at = positions(thing, np.linspace(0, 4, 41), speed)
-        first = {}
+        first, close = {}, abs(at) < 2
         for v, camera in enumerate(NUSCENES.cameras):
             inside = [sees(camera, math.degrees(np.angle(p))) and abs(p) <= 40 for p in at]
             if not pixels[v][t] and any(inside):
                 first[camera.name] = inside.index(True)
-        if not thing.moving or not first:
+        end = min(first.values(), default=len(at) - 1)
+        if thing.moving and close[: end + 1].any():
+            answers.add(None)
+        elif not thing.moving or not first:
             answers.add("nowhere")
         else:
             answers.update(name for name, step in first.items() if step == min(first.values()))
@@ -510,6 +513,10 @@ def test_next_camera():
     assert next_of(Thing("car", "red", 15, 0, 0.0, True)) == {"nowhere"}
     # It leaves our sight of 40 m before it comes to the left camera's field of view.
     assert next_of(Thing("car", "red", 39, -11.7, math.pi / 2, True)) == {"nowhere"}
+    # Straight at us: on which side it would pass, half a metre decides.
+    assert next_of(Thing("car", "red", -14.1, 0.25, 0.0, True)) == set()
+    assert next_of(Thing("car", "red", -14.1, 1.9, 0.0, True)) == set()
+    assert next_of(Thing("car", "red", -14.1, 2.1, 0.0, True)) == {"CAM_BACK_LEFT"}
     # At 7 m/s it comes into view after 3.6 s, at 5.6 m/s not within 4 s.
     assert next_of(Thing("car", "red", 30, -14.6, math.pi / 2, True)) == set()
 

@@ -172,8 +172,40 @@ def stage(tmp_path, name="see", **more):
     return Stage(Pupil.new(CPU, 0), name, parser().parse_args(options(tmp_path, **more)), CPU)
 
 
+def refused(capsys, argv):
+    """The one line in which a run says why it does not begin."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in argv])
+    assert stop.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_another_run_s_checkpoint_is_not_continued(tmp_path, capsys):
+    stage(tmp_path, seed=1).save()
+    assert "made with --seed 1, not 0. Give --seed 1" in refused(capsys, options(tmp_path))
+    assert "made with --scenes 1, not 3" in refused(capsys, options(tmp_path, seed=1, scenes=3))
+
+
+@pytest.mark.parametrize("wrong", [{"scenes": 0}, {"workers": -1}, {"rate": 0}, {"device": "cpuu"}])
+def test_wrong_options(tmp_path, capsys, wrong):
+    (name,) = wrong
+    assert name in refused(capsys, options(tmp_path, **wrong))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_trained_again_is_logged_once(tmp_path):
+    run = stage(tmp_path)
+    run.step = 1
+    run.save()
+    rows = [("see", 1), ("see", 2), ("answer", 7)]
+    text = [json.dumps({"stage": name, "step": step}) + "\n" for name, step in rows]
+    (tmp_path / "log.jsonl").write_text("".join(text) + '{"stage": "se')
+    stage(tmp_path)
+    assert (tmp_path / "log.jsonl").read_text() == text[0] + text[2]
+
+
 @pytest.mark.parametrize("how", ["cut", "empty", "text", "list", "other", "fewer", "shape", "no step"])
-def test_a_damaged_checkpoint_is_named(tmp_path, how):
+def test_a_damaged_checkpoint_is_named(tmp_path, capsys, how):
     whole = stage(tmp_path)
     whole.save()
     check = tmp_path / "see.pt"
@@ -196,10 +228,8 @@ def test_a_damaged_checkpoint_is_named(tmp_path, how):
     else:
         del saved["step"]
         torch.save(saved, check)
-    with pytest.raises(PruneError) as caught:
-        main(options(tmp_path))
-    message = str(caught.value)
-    assert str(check) in message and "Remove it, or choose another --out" in message and "\n" not in message
+    message = refused(capsys, options(tmp_path))
+    assert str(check) in message and "Remove it, or choose another --out" in message
 
 
 def test_a_stage_killed_while_saving_keeps_the_checkpoint_before(tmp_path, monkeypatch):

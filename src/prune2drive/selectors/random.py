@@ -38,10 +38,14 @@ class Random(Selector):
         if self.seed < 0:
             raise PruneError(f"random: seed {self.seed} is negative; seeds count from 0")
 
+    def seed_of(self, sample: int) -> int:
+        """The seed of a sample of the batch, here the same for all."""
+        return self.seed
+
     def select(self, tokens: VisualTokens, counts: Sequence[int]) -> Selection:
         rows = [
-            _shuffle(self.seed, view.name, len(view))[:k]
-            for view, k in zip(tokens.views, counts, strict=True)
+            _shuffle(self.seed_of(sample), view.name, len(view))[:k]
+            for view, sample, k in zip(tokens.views, tokens.samples, counts, strict=True)
         ]
         indices = pad_sequence(rows, batch_first=True, padding_value=-1)
         return Selection(indices.to(tokens.features.device, non_blocking=True), list(counts))

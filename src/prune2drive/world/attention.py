@@ -1,12 +1,13 @@
-"""Attention while training on a CPU: plain bfloat16 products, several times faster than the fused kernel.
+"""Attention while training: plain bfloat16 products, on a CPU several times faster than the fused kernel.
 
 Registered with transformers under the name `QUICK`. It computes what the fused attention does, for
 the three patterns that training meets: pictures see themselves, prompts are causal, and questions see
-a prompt and themselves. On a GPU the stock kernels are used instead.
+a prompt and themselves. Of the last it can tell where they look.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,19 @@ from torch import Tensor
 
 QUICK = "prune2drive_quick"
 _BLOCK = 292
+
+
+@dataclass
+class Watched:
+    """Asks for the attention of one layer's first head group, from one token of every question.
+
+    ``layer``: its index. ``marks``: int64 (rows, questions), the token. ``weights``: filled with their
+    attention to the prompt, (rows, heads of the group, questions, prompt).
+    """
+
+    layer: int
+    marks: Tensor
+    weights: Tensor | None = None
 
 
 def register() -> str:
@@ -31,11 +45,13 @@ def attend(
     value: Tensor,
     mask: Any,
     question_length: int = 0,
+    watched: Watched | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention over query (B, H, N, D) and key, value (B, G, M, D), with H a multiple of G.
 
-    The pattern follows from the module and ``question_length``; ``mask`` is not read.
+    The pattern follows from the module and ``question_length``; ``mask`` is not read. ``watched`` takes
+    the weights of its layer.
 
     Returns:
         (B, N, H, D), and no weights.
@@ -44,7 +60,8 @@ def attend(
     value = value.to(torch.bfloat16) if query.device.type == "cpu" else value
     query, key = query.to(value.dtype) * width**-0.5, key.to(value.dtype)
     if question_length:
-        out = _questions(query, key, value, question_length)
+        watching = watched if watched is not None and module.layer_idx == watched.layer else None
+        out = _questions(query, key, value, question_length, watching)
     elif getattr(module, "is_causal", False):
         out = _causal(query, key, value)
     else:
@@ -76,7 +93,7 @@ def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return torch.cat(parts, 2)
 
 
-def _questions(query: Tensor, key: Tensor, value: Tensor, each: int) -> Tensor:
+def _questions(query: Tensor, key: Tensor, value: Tensor, each: int, watched: Watched | None) -> Tensor:
     """Questions of ``each`` tokens after a prompt: each sees the prompt and, causally, itself."""
     count, heads, length, width = query.shape
     groups, before = key.shape[1], key.shape[2] - query.shape[2]
@@ -95,6 +112,10 @@ def _questions(query: Tensor, key: Tensor, value: Tensor, each: int) -> Tensor:
     inner = inner.view(count * groups, ratio * length, each)
     # One split, not two slices: its gradient is one concatenation instead of two padded sums.
     weights, own_weights = torch.softmax(torch.cat([prompt, inner], -1), -1).split([before, each], -1)
+    if watched is not None:
+        first = weights.view(count, groups, ratio, questions, each, before)[:, 0]
+        at = watched.marks[:, None, :, None, None].expand(-1, ratio, -1, 1, before)
+        watched.weights = first.gather(3, at).squeeze(3)
     out = torch.bmm(weights, value[:, :, :before].flatten(0, 1))
     own_out = torch.bmm(own_weights.reshape(-1, each, each), own_value)
     return (out.view(-1, each, width) + own_out).view(count, heads, length, width)

@@ -1,4 +1,4 @@
-"""Training batches: fresh scenes, rendered and labelled, in worker processes.
+"""Training batches: scenes, each seen once in a stage, rendered and labelled in worker processes.
 
 Batch ``n`` depends on its number alone, so a resumed run goes on with exactly the scenes it would
 have seen.
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..rig import NUSCENES
 from .generate import scenes
 from .labels import GRID, lane_labels, patch_labels, path_labels, place_labels
+from .looks import look
 from .model import IMAGE, build_tokenizer
 from .questions import ANSWERS, FRONT, FRONTS, TEXTS, Question, all_questions, choose
 from .render import render
@@ -102,9 +103,11 @@ class AnswerBatches(Dataset[dict[str, Tensor]]):
         rows = []
         road = torch.full((len(drawn), len(NUSCENES)), -1)
         choice = torch.full((len(drawn), len(NUSCENES)), -1)
+        reasons = []
         for b, scene in enumerate(drawn):
             seen = slice(0, len(scene.things))
             found = all_questions(scene, pixels[b, :, seen].tolist(), lamps[b, :, seen].tolist())
+            reasons.append(next((q.answer for q in found if q.type == "reason"), None))
             for question in found:
                 if question.type == "steering":
                     road[b, NUSCENES.names.index(FRONT)] = ANSWERS["steering"].index(question.answer)
@@ -125,6 +128,13 @@ class AnswerBatches(Dataset[dict[str, Tensor]]):
         out["images"] = frames.images[:, at_view].flatten(0, 1)
         out["views"] = at_view.repeat(self.size, 1)
         out.update(self._text(rows, views * self.size))
+        out["look"] = torch.zeros(*out["text"].shape[:2], out["prefix"].shape[1], dtype=torch.bool)
+        out["share"] = torch.full(out["text"].shape[:2], -1.0)
+        for r, row in enumerate(rows):
+            b, part = r // len(views), views[r % len(views)]
+            for q, question in enumerate(row):
+                told = look(question, reasons[b], part, labels[b], centres[b], cross[b], path[b])
+                out["look"][r, q], out["share"][r, q] = told
         return out
 
     def _partition(self, rng: random.Random) -> list[list[int]]:

@@ -27,6 +27,7 @@ ACROSS = math.radians(30.0)
 _CROSSING_SECONDS = 3.0
 _BORDER = math.radians(8.0)
 _SIGHT = 40.0
+_CLOSE = 2.0
 _STEP, _STEPS = 0.1, 40
 _SPEEDS = (1.0, 0.8, 1.25)
 
@@ -102,23 +103,29 @@ def next_cameras(thing: Thing, unseen: int, where: Sectors) -> int | None:
 
     Returns:
         Bits, one of them unless two overlapping cameras come at once, 0 for none within 40 m; None if
-        it hangs on the exact speed, which a picture does not show.
+        it hangs on the exact speed, which a picture does not show, or on which side a course that leads
+        within 2 m of us passes.
     """
     if not thing.moving:
         return 0
     first = _reached(thing, unseen, where, _SPEEDS[0])
+    if first is None:
+        return None
     for speed in _SPEEDS[1:]:
         if _reached(thing, unseen, where, speed) != first:
             return None
     return first
 
 
-def _reached(thing: Thing, unseen: int, where: Sectors, speed: float) -> int:
+def _reached(thing: Thing, unseen: int, where: Sectors, speed: float) -> int | None:
     vx, vy = thing.velocity
     x, y, dx, dy = thing.x, thing.y, vx * speed * _STEP, vy * speed * _STEP
     for step in range(_STEPS + 1):
         px, py = x + step * dx, y + step * dy
-        if px * px + py * py <= _SIGHT * _SIGHT and (found := where.at(math.atan2(py, px)) & unseen):
+        far = px * px + py * py
+        if far < _CLOSE * _CLOSE:
+            return None
+        if far <= _SIGHT * _SIGHT and (found := where.at(math.atan2(py, px)) & unseen):
             return found
     return 0
 

@@ -49,7 +49,7 @@ def patch_labels(scenes: Sequence[Scene], frames: Frames) -> tuple[torch.Tensor,
         how many things of each kind have the middle of their visible part in the patch.
     """
     most = max((len(scene.things) for scene in scenes), default=0)
-    cover = coverage(frames, most)
+    cover = coverage(frames.ids, most)
     count, views, patches, _ = cover.shape
     pixels, lamps = frames.visible(most)
     clear = pixels >= _LEAST_SEEN
@@ -81,16 +81,16 @@ def patch_labels(scenes: Sequence[Scene], frames: Frames) -> tuple[torch.Tensor,
     return labels, _centres(cover.float(), clear, sorts)
 
 
-def coverage(frames: Frames, most: int) -> torch.Tensor:
-    """Count the pixels of every thing in every patch: int64 (B, V, GRID**2, most)."""
-    count, views, side, _ = frames.ids.shape
+def coverage(ids: torch.Tensor, most: int) -> torch.Tensor:
+    """Count the pixels of every thing in every patch: int64 (B, V, GRID**2, most), of `Frames.ids`."""
+    count, views, side, _ = ids.shape
     if side % GRID:
         raise ValueError(f"pictures of {side} pixels do not divide into {GRID} patches a side")
     step, patches = side // GRID, GRID * GRID
-    ids = frames.ids.long().view(count, views, GRID, step, GRID, step).transpose(3, 4)
-    ids = ids.reshape(count, views, patches, step * step) + 1
-    cover = ids.new_zeros(count, views, patches, most + 1)
-    cover.scatter_add_(3, ids, torch.ones_like(ids))
+    parts = ids.long().view(count, views, GRID, step, GRID, step).transpose(3, 4)
+    parts = parts.reshape(count, views, patches, step * step) + 1
+    cover = parts.new_zeros(count, views, patches, most + 1)
+    cover.scatter_add_(3, parts, torch.ones_like(parts))
     return cover[..., 1:]
 
 
@@ -124,7 +124,7 @@ def place_labels(
             bits = next_cameras(thing, unseen, where)
             if bits is not None and bits.bit_count() <= 1:
                 table[b, clear, n, 1] = bits.bit_length() - 1 if bits else views
-    owner = owners(coverage(frames, most)) if most else torch.zeros(count, views, GRID * GRID).long()
+    owner = owners(coverage(frames.ids, most)) if most else torch.zeros(count, views, GRID * GRID).long()
     out = table.gather(2, owner[..., None].expand(-1, -1, -1, 2))
     return out[..., 0], out[..., 1]
 
@@ -144,7 +144,7 @@ def path_labels(scenes: Sequence[Scene], frames: Frames) -> torch.Tensor:
                 table[b, seen, n] = 0
     if most == 0:
         return table.expand(-1, -1, GRID * GRID)
-    return table.gather(2, owners(coverage(frames, most)))
+    return table.gather(2, owners(coverage(frames.ids, most)))
 
 
 LANES = ("none", "left", "oncoming", "ours", "right lane", "right", "crossing")

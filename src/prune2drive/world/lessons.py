@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..rig import NUSCENES
+from .attention import Watched
 from .labels import FIELDS, LANES, SIZES
+from .looks import look_loss
 from .model import pixels
 from .questions import ANSWERS
 from .scene import KINDS
@@ -25,6 +27,9 @@ READ_LAYER = 4
 
 DECIDE_LAYER = 6
 """The layer after which the tokens of the last camera ahead must know the safe action's reason."""
+
+LOOK_LAYER = 5
+"""Index of the layer in which questions look at what they ask about (see `looks`)."""
 
 _CENTRE_WEIGHT = 2.0
 
@@ -114,12 +119,14 @@ def answer(
     order = torch.arange(length, device=text.device)
     own = (order[:, None] // each_long == order // each_long) & (order[:, None] >= order)
     mask = torch.cat([own.new_ones(length, before), own], 1)[None, None]
+    watched = Watched(LOOK_LAYER, (batch["target"] != -100).int().argmax(-1))
     out = inner(
         inputs_embeds=embed(text),
         attention_mask=mask,
         position_ids=len(NUSCENES) * segment + (order % each_long)[None],
         past_key_values=read.past_key_values,
         question_length=each_long,
+        watched=watched,
     ).last_hidden_state
     asked = target != -100
     wanted = target[asked]
@@ -142,6 +149,9 @@ def answer(
     loss = words + 0.05 * each[end].mean() + 0.3 * (place + patch + path + choice) + road + lane
     facts = {"answer": words, "right": right, "place": place, "patch": patch}
     facts |= {"road": road, "lane": lane, "path": path, "choice": choice}
+    if watched.weights is not None:
+        facts["look"] = look_loss(watched.weights, batch["look"], batch["share"])
+        loss = loss + 0.5 * facts["look"]
     return loss, {name: value.detach() for name, value in facts.items()}
 
 

@@ -95,8 +95,8 @@ ANSWER_WEIGHTS: dict[str, dict[str, float]] = {"count": {"0": 0.5}, "cross": {"n
 """How likely `choose` draws an answer among those a scene offers, by type; 1 where nothing is said."""
 
 COMMON: dict[str, tuple[str, float]] = {"next": (NOWHERE, 0.35), "cross": ("no", 0.1)}
-"""Answers that most scenes offer alone, and how likely `choose` then asks at all, by type: asked every
-time, "no" would be right nine times in ten."""
+"""Answers that are often the only ones left in a scene, and how likely `choose` then asks at all, by type:
+asked every time, "no" would be right nine times in ten."""
 
 CAMERA_WEIGHTS: dict[str, float] = {"CAM_FRONT": 2.0}
 """How likely `choose` draws a camera; 1 where nothing is said."""

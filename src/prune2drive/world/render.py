@@ -228,7 +228,7 @@ def _colours(
     colour = torch.where(ground[..., None], _ground(scenes, point), colour)
     lit = torch.where(shines[..., None], torch.ones_like(ambient), ambient)
     colour = colour * lit
-    # Headlights: at night the road ahead of every camera is a little brighter near by.
+    # Fog and rain hide what is far; what shines shows through half of it.
     haze = 1 - torch.exp(-depth / clear)
     haze = torch.where(shines, haze * 0.5, haze)
     colour = colour + (low - colour) * haze[..., None]

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PruneError
+from ..files import write_atomically
 from ..loading import parse_device
 from ..rig import NUSCENES
 from . import attention, batches, lessons
@@ -43,16 +44,15 @@ class Pupil:
 
     @classmethod
     def new(cls, device: torch.device, seed: int) -> Pupil:
-        """Fresh weights on ``device``; on a CPU with the attention that is quick there."""
+        """Fresh weights on ``device``, with the attention of `attention`."""
         model = build_model(seed)
         width = model.config.text_config.hidden_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             heads, late = (lessons.Heads(width, len(NUSCENES)) for _ in range(2))
-        if device.type == "cpu":
-            name = attention.register()
-            model.model.vision_tower.config._attn_implementation = name
-            model.model.language_model.config._attn_implementation = name
+        name = attention.register()
+        model.model.vision_tower.config._attn_implementation = name
+        model.model.language_model.config._attn_implementation = name
         return cls(model.to(device), heads.to(device), late.to(device))
 
     def modules(self, stage: str) -> list[nn.Module]:
@@ -78,6 +78,7 @@ class Stage:
         self.size, self.workers, self.rate = args.scenes, args.workers, args.rate
         self.steps, self.minutes = getattr(args, f"{name}_steps"), getattr(args, f"{name}_minutes")
         self.halves = args.halves
+        self.made = {"scenes": args.scenes, "seed": args.seed}
         self.optimizers = _optimizers(pupil.modules(name), args.rate)
         self.weights = [w for module in pupil.modules(name) for w in module.parameters()]
         self.step, self.seconds, self.done = 0, 0.0, False
@@ -159,7 +160,7 @@ class Stage:
         """Write the checkpoint; the old one stays until the new one is whole."""
         part = self.check.with_suffix(".part")
         states = [optimizer.state_dict() for optimizer in self.optimizers]
-        facts = {"step": self.step, "seconds": self.seconds, "done": self.done}
+        facts = {"step": self.step, "seconds": self.seconds, "done": self.done, "made": self.made}
         torch.save({"pupil": self.pupil.state(), "optimizers": states, **facts}, part)
         part.replace(self.check)
 
@@ -170,11 +171,33 @@ class Stage:
             for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
             self.step, self.seconds, self.done = (saved[key] for key in ("step", "seconds", "done"))
+            made = dict(saved["made"])
         except (RuntimeError, KeyError, ValueError, TypeError, EOFError, UnpicklingError) as error:
             reason = str(error).partition("\n")[0]
             raise PruneError(
                 f"checkpoint {self.check} cannot be continued ({reason}). Remove it, or choose another --out."
             ) from None
+        for key, value in self.made.items():  # a step is so many scenes; a seed is that of the first weights
+            if made.get(key) != value:
+                raise PruneError(
+                    f"checkpoint {self.check} was made with --{key} {made.get(key)}, not {value}. "
+                    f"Give --{key} {made.get(key)}, or choose another --out."
+                )
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what the log says of steps after the checkpoint: they are taken again."""
+        log = self.folder / "log.jsonl"
+        if log.exists():
+            lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_atomically(log, "".join(line for line in lines if not self._later(line)))
+
+    def _later(self, line: str) -> bool:
+        try:
+            found = json.loads(line)
+            return bool(found["stage"] == self.name and found["step"] > self.step)
+        except (ValueError, KeyError, TypeError):  # torn when the run was killed
+            return True
 
 
 def _optimizers(modules: list[nn.Module], rate: float) -> list[torch.optim.Optimizer]:
@@ -222,13 +245,19 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Train, or go on training; returns the exit code."""
-    args = parser().parse_args(argv)
-    device = parse_device(args.device)
-    args.out.mkdir(parents=True, exist_ok=True)
-    pupil = Pupil.new(device, args.seed)
-    for name in ("see", "answer"):
-        Stage(pupil, name, args, device).run()
-    export(pupil.model, args.out / "model")
+    options = parser()
+    args = options.parse_args(argv)
+    if args.scenes < 1 or args.workers < 0 or args.rate <= 0:
+        options.error("give --scenes of 1 or more, --workers of 0 or more and a --rate above 0")
+    try:
+        device = parse_device(args.device)
+        args.out.mkdir(parents=True, exist_ok=True)
+        pupil = Pupil.new(device, args.seed)
+        for name in ("see", "answer"):
+            Stage(pupil, name, args, device).run()
+        export(pupil.model, args.out / "model")
+    except (PruneError, OSError) as error:
+        options.error(str(error))
     print(f"model: {args.out / 'model'}")
     return 0
 

@@ -89,3 +89,35 @@ def test_two_writers_are_one_too_many(tmp_path):
     with Records(tmp_path, ABOUT):
         out = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
     assert "another run is writing" in out.stdout
+
+
+def test_a_folder_that_was_taken_meanwhile_is_refused(tmp_path):
+    late = Records(tmp_path, {**ABOUT, "seed": 1})
+    fill(tmp_path, row("a", 0))
+    with pytest.raises(PruneError, match="another seed: 0 there, 1 now"), late:
+        pass
+    fill(tmp_path, row("a", 1))  # the lock is free again
+    assert len(lines(tmp_path)) == 2
+
+
+def test_a_full_disk_is_said_once(tmp_path):
+    class Full:
+        def write(self, data):
+            return len(data)
+
+        def flush(self):
+            raise OSError(28, "No space left on device")
+
+        close = flush
+
+    records = Records(tmp_path, ABOUT)
+
+    def add():
+        with records:
+            records._file.close()
+            records._file = Full()
+            records.add([row("a", 0)])
+
+    with pytest.raises(PruneError, match=r"No space left on device\. Make room"):
+        add()
+    assert Records(tmp_path, ABOUT).rows == {}

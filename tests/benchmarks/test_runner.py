@@ -1,6 +1,7 @@
 """A run from scenes to records: format, controls, going on where another stopped."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -66,7 +67,12 @@ def test_records(tmp_path, answerer):
             )
             assert 0 <= thing["kept"] <= thing["patches"]
             assert row["setting"] != "unpruned" or thing["kept"] == thing["patches"]
+        shown = Counter(thing.size for thing in sample.shown)
+        assert {size: n for size, (n, _) in row["shown"].items() if n} == (shown if count else {})
+        lost = [lost for _, lost in row["shown"].values()]
+        assert not any(lost) or row["setting"] == "stride@0.1"
     assert any(row["large"] for row in rows)  # test/2 has some
+    assert any(row["shown"]["small"][1] for row in rows if row["setting"] == "stride@0.1")
     guess = Guess.counted(0, 2)
     given = {r["sample"]: [a["given"] for a in r["answers"]] for r in rows if r["setting"] == "guess"}
     assert given == {s.name: [guess.answer(q) for q in s.questions] for s in drawn.values()}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from prune2drive.benchmarks.settings import make_settings
+from prune2drive.benchmarks.settings import FreshRandom, make_settings
 from prune2drive.errors import PruneError
 
 
@@ -22,11 +22,27 @@ def test_layer_pruners_keep_their_own_layer():
 
 def test_methods_are_made_for_their_place(model):
     _, _, _, before, inside = make_settings(["random"], [0.1], ["before", "layer2"])
-    assert repr(before.prune(model, seed=4).cutter.stages[0].method) == "Random(seed=4)"
+    assert (
+        before.draws
+        and inside.draws
+        and not any(s.draws for s in make_settings(["stride"], [0.1], ["before"]))
+    )
+    assert before.prune(model, 4, ["a", "b"]).cutter.stages[0].method == FreshRandom(4, ("a", "b"))
     method = inside.prune(model, seed=4).cutter.stages[0].method
     assert (method.layer, method.selector.seed) == (2, 4)
+    (named,) = make_settings(["random-layer"], [0.1], ["before"])[3:]
+    assert named.draws
+    method = named.prune(model, 4, ["a"]).cutter.stages[0].method
+    assert (method.layer, method.selector) == (1, FreshRandom(4, ("a",)))
     with pytest.raises(PruneError, match="layer 8 asked, the language model has layers 0 to 7"):
         make_settings(["stride"], [0.1], ["layer8"])[3].prune(model)
+
+
+def test_random_is_drawn_anew_for_every_scene():
+    one, other = (FreshRandom(0, ("test/1", "test/2")).seed_of(n) for n in (0, 1))
+    assert one != other
+    assert FreshRandom(0, ("test/2",)).seed_of(0) == other  # wherever the scene stands
+    assert FreshRandom(1, ("test/2",)).seed_of(0) != other
 
 
 @pytest.mark.parametrize(

@@ -17,17 +17,17 @@ def test_resamples_are_drawn_with_replacement_and_seeded():
 
 
 def test_share_by_hand():
-    right, asked = np.array([2, 1]), np.array([2, 2])
-    drawn = np.array([[2, 0], [1, 1], [0, 2]])  # shares 1, 3/4, 1/2
+    right, asked = np.array([2, 1, 0, 0, 0]), np.array([2, 2, 1, 1, 1])
+    drawn = np.array([[5, 0, 0, 0, 0], [2, 2, 0, 0, 0], [0, 5, 0, 0, 0]])  # shares 1, 3/4, 1/2
     result = share(right, asked, drawn)
-    assert (result["value"], result["n"]) == (0.75, 4)
+    assert (result["value"], result["n"]) == (3 / 7, 7)
     assert result["low"] == pytest.approx(0.5 + 0.25 * 0.05)  # 2.5 % of the way, linear between three values
     assert result["high"] == pytest.approx(1 - 0.25 * 0.05)
 
 
 def test_difference_is_paired():
-    right, asked = np.array([3, 1, 2]), np.array([3, 3, 3])
-    drawn = resamples(3)
+    right, asked = np.array([3, 1, 2, 2, 2]), np.full(5, 3)
+    drawn = resamples(5)
     worse = difference(right - 1, right, asked, drawn)  # one fewer in every scene: no doubt about it
     assert worse == {
         "value": pytest.approx(-1 / 3),
@@ -68,4 +68,6 @@ def test_groups_that_are_small_or_empty():
     empty = share(asked, asked, drawn)
     assert empty == {"value": None, "low": None, "high": None, "n": 0}
     asked[3] = 2
-    assert share(asked // 2, asked, drawn) == {"value": 0.5, "low": 0.5, "high": 0.5, "n": 2}
+    assert share(asked // 2, asked, drawn) == {"value": 0.5, "low": None, "high": None, "n": 2}
+    asked[4:8] = 2  # five scenes, the fewest that say how sure it is
+    assert share(asked // 2, asked, drawn) == {"value": 0.5, "low": 0.5, "high": 0.5, "n": 10}

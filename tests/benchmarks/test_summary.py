@@ -3,7 +3,8 @@
 import pytest
 
 from prune2drive.benchmarks.settings import make_settings
-from prune2drive.benchmarks.summary import large_account, summarize
+from prune2drive.benchmarks.statistics import resamples
+from prune2drive.benchmarks.summary import large_account, shown_account, summarize
 
 ABOUT = {"benchmark": "world", "split": "test", "model": "m", "seed": 0}
 QUESTIONS = [("exists", "CAM_BACK", "yes"), ("exists", "CAM_FRONT", "no"), ("steering", None, "left")]
@@ -21,6 +22,7 @@ def record(setting, number, right, weather="day", kept=10, large=()):
         "answers": answers,
         "kept": {"CAM_FRONT": kept, "CAM_BACK": kept},
         "large": list(large),
+        "shown": {"small": [2, number], "medium": [1, 0], "big": [0, 0]},
     }
 
 
@@ -53,7 +55,7 @@ def test_accuracy_and_differences():
     assert unpruned["difference"] == {}
     accuracy = tfps["accuracy"]
     assert (accuracy["overall"]["value"], accuracy["overall"]["n"]) == (pytest.approx(4 / 6), 6)
-    assert (accuracy["overall"]["low"], accuracy["overall"]["high"]) == (pytest.approx(2 / 3),) * 2
+    assert (accuracy["overall"]["low"], accuracy["overall"]["high"]) == (None, None)  # of two scenes
     assert {k: v["value"] for k, v in accuracy["type"].items()} == {"exists": 0.75, "steering": 0.5}
     assert {k: v["value"] for k, v in accuracy["camera"].items()} == {"CAM_FRONT": 0.5, "CAM_BACK": 1.0}
     assert {k: v["n"] for k, v in accuracy["weather"].items()} == {"day": 3, "fog": 3}
@@ -81,3 +83,13 @@ def test_large_things():
     # half the patches, half the kept tokens: ratio 1; a quarter of them and none kept: 0
     assert large_account(rows) == {"objects": 2, "lost": 0.5, "ratio": 0.5}
     assert large_account([]) == {"objects": 0, "lost": None, "ratio": None}
+
+
+def test_things_lost_by_size():
+    unpruned, blind, guess, tfps, _ = summary()["settings"]
+    assert blind["shown"] == guess["shown"] == {}
+    assert unpruned["shown"] == tfps["shown"]
+    assert tfps["shown"]["small"] == {"value": 1 / 4, "low": None, "high": None, "n": 4}
+    assert tfps["shown"]["medium"] == {"value": 0.0, "low": None, "high": None, "n": 2}
+    assert tfps["shown"]["big"] == {"value": None, "low": None, "high": None, "n": 0}
+    assert shown_account([], resamples(2)) == {}

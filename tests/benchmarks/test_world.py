@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prune2drive.benchmarks.guess import Guess
-from prune2drive.benchmarks.world import large_things, samples
+from prune2drive.benchmarks.world import Shown, large_things, samples, shown_things
 from prune2drive.errors import PruneError
 from prune2drive.rig import NUSCENES
 from prune2drive.world.questions import ANSWERS, Question
@@ -50,6 +50,29 @@ def test_things_spread_too_thin_are_not_large():
     ids = torch.full((6, 144, 144), -1, dtype=torch.int16)
     ids[0, :, ::3] = 0  # a third of the picture, and of every patch
     assert large_things(scene, ids) == []
+
+
+def test_shown_things():
+    things = (Thing("car", "red", 9, 0), Thing("bus", "blue", 9, 3), Thing("cone", "orange", 5, 0))
+    scene = SimpleNamespace(things=things)
+    ids = torch.full((6, 144, 144), -1, dtype=torch.int16)
+    ids[0, 0:12, 0:2] = 0  # 24 pixels in one patch
+    ids[0, 0:12, 2:4] = 2  # as many: the first of the two owns the patch
+    ids[1, 0:12, 0:2] = 0
+    ids[1, 11, 1] = -1  # one pixel short of clear
+    ids[2, 0:48, 0:48] = 1  # sixteen patches
+    ids[3, 0:12, 0:48], ids[4, 0:12, 0:36] = 1, 1
+    front, second = shown_things(scene, ids)[:2]
+    assert (front, front.size) == (Shown(NUSCENES.names[0], "car", (0,)), "small")
+    assert second.patches == tuple(12 * row + column for row in range(4) for column in range(4))
+    assert [(t.camera, t.kind, t.size) for t in shown_things(scene, ids)[1:]] == [
+        (NUSCENES.names[2], "bus", "big"),
+        (NUSCENES.names[3], "bus", "medium"),
+        (NUSCENES.names[4], "bus", "small"),
+    ]
+    empty = SimpleNamespace(things=())
+    assert shown_things(empty, torch.full_like(ids, -1)) == []
+    assert large_things(empty, torch.full_like(ids, -1)) == []
 
 
 def question(type_, camera, kind, answer):

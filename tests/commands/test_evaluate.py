@@ -71,7 +71,8 @@ def test_killed_and_run_again(folder, tmp_path, capsys):
     assert summary == json.loads((tmp_path / "whole" / "summary.json").read_text())
     assert summary["model"] == "tiny"
     assert [s["name"] for s in summary["settings"]] == ["unpruned", "blind", "guess", "stride-layer1@0.1"]
-    assert "stride" in (out / "report.html").read_text()
+    assert all("stride" in (out / name).read_text() for name in ("report.html", "accuracy-layer1.svg"))
+    assert "| stride |" in (out / "tables.md").read_text()
 
     # A finished folder is only summed up again, wherever the page goes.
     (out / "summary.json").unlink()

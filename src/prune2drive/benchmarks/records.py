@@ -57,9 +57,9 @@ class Records:
             raise PruneError(f"cannot write {self.path}: {error.strerror}. Choose another folder.") from error
         try:
             _lock(self._file, self.folder)
-            self._read()  # another run may have added to them until now
-            if self._file.tell() != self._whole:
-                self._file.truncate(self._whole)
+            self._check()  # another run may have taken the folder, or added to it, until now
+            self._read()
+            self._file.truncate(self._whole)
             if not (self.folder / RUN).exists():
                 write_atomically(self.folder / RUN, json.dumps(self.fingerprint, indent=2) + "\n")
         except BaseException:
@@ -70,7 +70,11 @@ class Records:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError:  # what it could not write; the error that told so is on its way
+            if kind is None:
+                raise
 
     def add(self, rows: Iterable[Record]) -> None:
         """Append rows that are not there yet; returns when they are on the disk."""

@@ -20,10 +20,10 @@ from .guess import Guess
 from .records import Record, Records
 from .settings import BLIND, GUESS, Setting
 from .summary import summarize
-from .world import Large, Sample, samples
+from .world import SIZES, Large, Sample, Shown, samples
 
-FORMAT = 1
-"""Of the records. A run with another one starts anew."""
+FORMAT = 2
+"""Of the records. A folder with another one is refused."""
 
 
 class Runner:
@@ -123,6 +123,9 @@ class Runner:
         else:
             assert encoded is not None  # encoded whenever such a setting is left to do
             pruned = self._pruned[setting.name]
+            if setting.draws:
+                names = [sample.name for sample in group]
+                pruned = setting.prune(self.answerer.model, self.seed, names)
             given = self.answerer.answer(encoded, pruned)
             kept = [self.answerer.kept(pruned, number) for number in range(len(group))]
         return [
@@ -158,6 +161,7 @@ def make_record(
         ],
         "kept": {camera: len(picks) for camera, picks in (kept or {}).items()},
         "large": [] if kept is None else [_large(thing, kept[thing.camera]) for thing in sample.large],
+        "shown": {} if kept is None else _shown(sample.shown, kept),
     }
 
 
@@ -170,6 +174,15 @@ def _large(thing: Large, kept: Sequence[int]) -> Record:
         "patches": len(thing.patches),
         "kept": len(set(kept) & set(thing.patches)),
     }
+
+
+def _shown(things: Sequence[Shown], kept: dict[str, list[int]]) -> dict[str, list[int]]:
+    """By size: how many things are shown, and how many of them by no kept token."""
+    counts = {size: [0, 0] for size in SIZES}
+    for thing in things:
+        counts[thing.size][0] += 1
+        counts[thing.size][1] += not set(kept[thing.camera]) & set(thing.patches)
+    return counts
 
 
 def fingerprint(

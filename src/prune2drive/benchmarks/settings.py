@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..allocators.base import check_rate
@@ -44,10 +45,21 @@ class Setting:
         place = "" if self.where == BEFORE else f"-{self.where}"
         return f"{self.method}{place}@{self.retention:g}"
 
-    def prune(self, model: Any, seed: int = 0) -> Pruned | None:
+    @property
+    def draws(self) -> bool:
+        """Whether the choice is drawn at random, so that it depends on a seed."""
+        return self.retention is not None and _drawing(resolve_method(self.method)) is not None
+
+    def prune(
+        self, model: Any, seed: int = 0, scenes: Sequence[str] = (), positions: str = "keep"
+    ) -> Pruned | None:
         """How to prune ``model`` for this setting; None for unpruned.
 
-        ``seed``: shuffles random selection; other methods draw nothing.
+        Args:
+            seed: of random selection; other methods draw nothing.
+            scenes: names of the samples of a batch. With them random selection is drawn anew for each,
+                so that its figures do not hang on one draw.
+            positions: what happens to position ids, as `prune` says.
 
         Raises:
             PruneError: the model has no such layer.
@@ -55,15 +67,44 @@ class Setting:
         if self.retention is None or self.where is None:
             return None
         method = resolve_method(self.method)
-        if isinstance(method, Random):
-            method = replace(method, seed=seed)
+        fresh = FreshRandom(seed, tuple(scenes)) if scenes else Random(seed)
+        if _drawing(method) is method:
+            method = fresh
+        elif isinstance(method, SelectorAt) and _drawing(method) is not None:
+            method = SelectorAt(fresh, method.layer)
         if isinstance(method, Selector) and self.where != BEFORE:
             method = SelectorAt(method, _layer(self.where))
-        return prune(model, method, self.retention, rig=NUSCENES)
+        return prune(model, method, self.retention, rig=NUSCENES, positions=positions)
+
+
+@dataclass(frozen=True)
+class FreshRandom(Random):
+    """`Random`, drawn anew for every sample by its name in ``scenes``."""
+
+    scenes: tuple[str, ...] = ()
+
+    def seed_of(self, sample: int) -> int:
+        return zlib.crc32(f"{self.seed}/{self.scenes[sample]}".encode())
+
+
+def _drawing(method: Selector | LayerPruner) -> Random | None:
+    """The random selection that a method is, or carries into the language model."""
+    chosen = method.selector if isinstance(method, SelectorAt) else method
+    return chosen if isinstance(chosen, Random) else None
 
 
 UNPRUNED, BLIND, GUESS = Setting("unpruned"), Setting("blind"), Setting("guess")
 CONTROLS = (UNPRUNED, BLIND, GUESS)
+
+
+def place_of(method: str) -> str:
+    """Where a method chooses if nothing else is asked: its own layer, or before the language model.
+
+    Raises:
+        PruneError: an unknown method.
+    """
+    found = resolve_method(method)
+    return f"layer{found.layer}" if isinstance(found, LayerPruner) else BEFORE
 
 
 def make_settings(
@@ -82,8 +123,7 @@ def make_settings(
     rates = [check_rate(rate) for rate in retentions]
     settings = dict.fromkeys(CONTROLS)
     for name in methods:
-        method = resolve_method(name)
-        own = [f"layer{method.layer}"] if isinstance(method, LayerPruner) else places
+        own = places if (place := place_of(name)) == BEFORE else [place]
         settings |= dict.fromkeys(Setting(name, place, rate) for place in own for rate in rates)
     names = [setting.name for setting in settings]
     for name in names:

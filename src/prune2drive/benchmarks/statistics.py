@@ -13,6 +13,8 @@ import numpy as np
 
 RESAMPLES = 2000
 LEVEL = 0.95
+FEWEST = 5
+"""Scenes with questions below which no interval is given: resampling so few says little."""
 
 Array = np.ndarray
 
@@ -32,7 +34,8 @@ def share(right: Array, asked: Array, drawn: Array) -> dict[str, Any]:
         drawn: what `resamples` returns.
 
     Returns:
-        ``value``, ``low``, ``high`` (95 % interval) and ``n`` questions; None where nothing was asked.
+        ``value``, ``low``, ``high`` (95 % interval) and ``n`` questions; None where nothing was asked,
+        and no interval where fewer than `FEWEST` scenes ask.
     """
     return {**difference(right, np.zeros_like(right), asked, drawn), "n": int(asked.sum())}
 
@@ -42,9 +45,12 @@ def difference(right: Array, other: Array, asked: Array, drawn: Array) -> dict[s
     if not asked.sum():
         return {"value": None, "low": None, "high": None}
     gain = right - other
+    value = float(gain.sum() / asked.sum())
+    if (asked > 0).sum() < FEWEST:
+        return {"value": value, "low": None, "high": None}
     total = drawn @ asked
     # A small group may be missing from a resample, which then says nothing about it.
     found = total > 0
     spread = (drawn @ gain)[found] / total[found]
     low, high = np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return {"value": float(gain.sum() / asked.sum()), "low": float(low), "high": float(high)}
+    return {"value": value, "low": float(low), "high": float(high)}

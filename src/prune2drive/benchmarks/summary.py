@@ -14,6 +14,7 @@ from ..world.scene import WEATHERS
 from .records import Record
 from .settings import BLIND, GUESS, UNPRUNED, Setting
 from .statistics import difference, resamples, share
+from .world import SIZES
 
 GROUPS: dict[str, Sequence[str]] = {
     "type": tuple(STAGES),
@@ -61,6 +62,7 @@ def summarize(
                     if rival in tables
                 },
                 "large": large_account([] if setting in (BLIND, GUESS) else table.rows),
+                "shown": shown_account([] if setting in (BLIND, GUESS) else table.rows, drawn),
             }
         )
     return out
@@ -94,6 +96,16 @@ def large_account(rows: Sequence[Record]) -> dict[str, Any]:
         "objects": len(lost),
         "lost": float(np.mean(lost)) if lost else None,
         "ratio": float(np.mean(ratios)) if ratios else None,
+    }
+
+
+def shown_account(rows: Sequence[Record], drawn: Array) -> dict[str, Any]:
+    """By size of what is clearly in a picture: the share without one kept token, as `statistics.share`."""
+    if not rows:
+        return {}
+    counts = np.array([[row["shown"][size] for size in SIZES] for row in rows])  # (scenes, sizes, 2)
+    return {
+        size: share(counts[:, number, 1], counts[:, number, 0], drawn) for number, size in enumerate(SIZES)
     }
 
 

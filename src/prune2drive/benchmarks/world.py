@@ -1,4 +1,4 @@
-"""Samples of the world benchmark: drawn scenes, their questions, and the things that fill a view."""
+"""Samples of the world benchmark: drawn scenes, their questions, and which tokens show which things."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from torch import Tensor
 
 from ..rig import NUSCENES
 from ..world.generate import check_split, scenes
-from ..world.labels import GRID
-from ..world.questions import TYPES, Question, all_questions, check_types, choose
+from ..world.labels import GRID, coverage, owners
+from ..world.questions import MIN_PIXELS, TYPES, Question, all_questions, check_types, choose
 from ..world.render import Frames, render
 from ..world.scene import Scene
 
 LARGE = 0.25
 """A thing that covers at least this share of a picture is large."""
+
+SIZES: dict[str, int] = {"small": 3, "medium": 15, "big": GRID * GRID}
+"""The most tokens of a picture that show a thing of each size, smallest first."""
 
 _AT_ONCE = 8
 """Scenes rendered at a time; the frames of more would not be used sooner."""
@@ -37,17 +40,33 @@ class Large:
     patches: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A thing clearly in a picture, and the patches that show it more than any other; never none."""
+
+    camera: str
+    kind: str
+    patches: tuple[int, ...]
+
+    @property
+    def size(self) -> str:
+        """Which of `SIZES`."""
+        return next(name for name, most in SIZES.items() if len(self.patches) <= most)
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One scene with everything that is asked and measured about it.
 
-    ``images``: uint8 (V, 3, side, side), cameras in the order of the nuScenes rig.
+    ``images``: uint8 (V, 3, side, side), cameras in the order of the nuScenes rig. ``large``, ``shown``:
+    things that fill a view, and all that are clearly in one.
     """
 
     scene: Scene
     images: Tensor
     questions: list[Question]
     large: list[Large]
+    shown: list[Shown]
 
     @property
     def name(self) -> str:
@@ -74,7 +93,10 @@ def samples(
         for number, (scene, offered) in enumerate(zip(group, offers(group, frames), strict=True)):
             drawn = choose(offered, random.Random(f"{seed}/{scene.name}"))
             asked = [question for question in drawn if question.type in wanted]
-            yield Sample(scene, frames.images[number], asked, large_things(scene, frames.ids[number]))
+            ids = frames.ids[number]
+            yield Sample(
+                scene, frames.images[number], asked, large_things(scene, ids), shown_things(scene, ids)
+            )
 
 
 def offers(group: Sequence[Scene], frames: Frames) -> Iterator[list[Question]]:
@@ -95,13 +117,26 @@ def large_things(scene: Scene, ids: Tensor) -> list[Large]:
     """
     found = []
     side = ids.shape[-1]
-    step = side // GRID
-    for camera, picture in zip(NUSCENES.names, ids, strict=True):
-        blocks = picture.reshape(GRID, step, GRID, step)
-        for number, thing in enumerate(scene.things):
-            cover = (blocks == number).sum((1, 3)).flatten()
-            share = int(cover.sum()) / side**2
-            patches = (2 * cover >= step**2).nonzero().flatten().tolist()
+    each = (side // GRID) ** 2
+    for camera, cover in zip(NUSCENES.names, coverage(ids[None], len(scene.things))[0], strict=True):
+        for thing, pixels in zip(scene.things, cover.T, strict=True):
+            share = int(pixels.sum()) / side**2
+            patches = (2 * pixels >= each).nonzero().flatten().tolist()
             if share >= LARGE and patches:
                 found.append(Large(camera, thing.kind, thing.colour, share, tuple(patches)))
+    return found
+
+
+def shown_things(scene: Scene, ids: Tensor) -> list[Shown]:
+    """Everything with at least `MIN_PIXELS` pixels in a picture and a patch of its own; order and
+    argument as `large_things`."""
+    found = []
+    if not scene.things:
+        return found
+    for camera, cover in zip(NUSCENES.names, coverage(ids[None], len(scene.things))[0], strict=True):
+        owner = owners(cover)
+        for number, thing in enumerate(scene.things):
+            patches = (owner == number).nonzero().flatten().tolist()
+            if patches and int(cover[:, number].sum()) >= MIN_PIXELS:
+                found.append(Shown(camera, thing.kind, tuple(patches)))
     return found

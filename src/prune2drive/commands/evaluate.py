@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import PruneError
 from .options import check_at_least, check_output
 
-SUMMARY, PAGE = "summary.json", "report.html"
+SUMMARY, PAGE, TABLES = "summary.json", "report.html", "tables.md"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -62,7 +62,7 @@ def add_parser(subparsers: Any) -> None:
         "--out",
         default="evaluation",
         metavar="DIR",
-        help=f"records, {SUMMARY} and {PAGE} (default: %(default)s)",
+        help=f"records, {SUMMARY}, {PAGE}, {TABLES} and charts (default: %(default)s)",
     )
     parser.add_argument("--report", metavar="FILE", help=f"the page (default: {PAGE} in --out)")
 
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     check_split(args.split)
     types = TYPES if args.types is None else _names(args.types, "--types")
     check_types(types)
-    model_folder = _model_folder(args.model)
+    folder = model_folder(args.model)
 
     from ..benchmarks.settings import make_settings
     from ..loading import parse_device, parse_dtype
@@ -101,10 +101,10 @@ def run(args: argparse.Namespace) -> int:
     def load() -> Answerer:
         from ..loading import load_model
 
-        return Answerer(*load_model(model_folder, dtype=dtype, device=device))
+        return Answerer(*load_model(folder, dtype=dtype, device=device))
 
     about = fingerprint(
-        model_folder,
+        folder,
         split=args.split,
         seed=args.seed,
         types=types,
@@ -127,13 +127,17 @@ def run(args: argparse.Namespace) -> int:
             runner.prepare()  # before the folder is taken: a damaged model should leave no trace in it
         with records:
             _work(runner, console)
-    summary = runner.summary(model_folder.resolve().name)
+    summary = runner.summary(folder.resolve().name)
     out = Path(args.out)
     write_atomically(out / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
-    from ..report.evaluation import print_evaluation, write_evaluation
+    from ..report.evaluation import chart_svg, markdown_tables, print_evaluation, write_evaluation
+    from ..report.evaluation_tables import places
 
     print_evaluation(console, summary)
+    write_atomically(out / TABLES, markdown_tables(summary))
+    for where in places(summary):
+        write_atomically(out / f"accuracy-{where}.svg", chart_svg(summary, where))
     page = write_evaluation(summary, Path(args.report) if args.report else out / PAGE)
     console.print(f"summary: {out / SUMMARY}", highlight=False, markup=False)
     console.print(f"report: {page}", highlight=False, markup=False)
@@ -155,7 +159,7 @@ def _work(runner: Any, console: Any) -> None:
         runner.run(lambda name, done: bar.update(task, advance=done, description=name))
 
 
-def _model_folder(path: str | None) -> Path:
+def model_folder(path: str | None) -> Path:
     """The folder of the model; the reference model's without a path.
 
     Raises:

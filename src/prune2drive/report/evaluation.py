@@ -34,6 +34,7 @@ from .evaluation_tables import (
     place,
     places,
     share_of,
+    shown_table,
     whole,
 )
 from .style import CSS
@@ -96,7 +97,7 @@ def render(summary: Summary) -> str:
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     title = f"Accuracy after pruning: {summary.get('benchmark', 'evaluation')}"
     parts = [part_table(summary, part) for part in PARTS]
-    tables = [t for t in (large_table(summary), every_setting(summary), *parts) if t]
+    tables = [t for t in (large_table(summary), shown_table(summary), every_setting(summary), *parts) if t]
     facts = "".join(
         f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in _facts(summary).items()
     )
@@ -115,13 +116,16 @@ def render(summary: Summary) -> str:
     )
 
 
-def evaluation_section(summary: Summary) -> str:
-    """Headline, charts and the main table as HTML, for another page with `EVALUATION_CSS` in its styles."""
-    return _lead(summary) + _accuracy(summary)
+def evaluation_section(summary: Summary, lead: str | None = None) -> str:
+    """Charts and the main table as HTML, for another page with `EVALUATION_CSS` in its styles.
+
+    ``lead``: the words above them; the result in two sentences by default.
+    """
+    return _lead(summary, lead) + _accuracy(summary)
 
 
-def _lead(summary: Summary) -> str:
-    return f'<p class="lead words">{escape(headline(summary))}</p>\n'
+def _lead(summary: Summary, lead: str | None = None) -> str:
+    return f'<p class="lead words">{escape(headline(summary) if lead is None else lead)}</p>\n'
 
 
 def _accuracy(summary: Summary) -> str:
@@ -150,7 +154,7 @@ def chart_svg(summary: Summary, where: str = "before", *, width: int = 860, heig
 
 
 def markdown_tables(summary: Summary) -> str:
-    """Accuracy, accuracy by type and large objects lost as GitHub markdown."""
+    """Accuracy, accuracy by type and things lost as GitHub markdown."""
     out = []
     for table in _main_tables(summary):
         width = len(table.head)
@@ -164,7 +168,7 @@ def markdown_tables(summary: Summary) -> str:
 
 
 def print_evaluation(console: Console, summary: Summary) -> None:
-    """Print accuracy, accuracy by type and large objects lost as tables."""
+    """Print accuracy, accuracy by type and things lost as tables."""
     from rich import box
     from rich.table import Table as Drawn
     from rich.text import Text
@@ -193,7 +197,8 @@ def print_evaluation(console: Console, summary: Summary) -> None:
 
 
 def _main_tables(summary: Summary, asked: bool = True) -> Iterator[Table]:
-    for table in (accuracy_table(summary), part_table(summary, "type", asked), large_table(summary)):
+    lost = large_table(summary), shown_table(summary)
+    for table in (accuracy_table(summary), part_table(summary, "type", asked), *lost):
         if table is not None and table.rows:
             yield table
 

@@ -186,6 +186,31 @@ def large_table(summary: Summary) -> Table | None:
     return Table("Large objects lost, %", [Cell("Method"), *(Cell(percent(s)) for s in shares)], rows, note)
 
 
+def shown_table(summary: Summary) -> Table | None:
+    """Each method at about `NEAR`: the share of things left without a token, by their size."""
+    rows: list[list[Cell]] = []
+    sizes: dict[str, float] = {}
+    for where in places(summary):
+        lines = []
+        for setting in _near(summary):
+            found = setting.get("shown") or {}
+            if setting["where"] != where or not found:
+                continue
+            for size, estimate in found.items():
+                sizes[size] = max(sizes.get(size, 0.0), share_of(estimate, "n") or 0.0)
+            name = Cell(str(setting["method"]), percent(setting["retention"]))
+            lines.append([name, *(with_half(found.get(size)) for size in sizes)])
+        rows += [[Cell(place(where).capitalize())], *lines] if lines else []
+    if not rows:
+        return None
+    head = [Cell("Method"), *(Cell(size, f"{whole(n)} things") for size, n in sizes.items())]
+    note = (
+        "Of what is clearly in a picture, that of which no token is kept. Small: shown by up to 3 tokens of "
+        "a picture, medium: up to 15. ± is the longer half of the 95% interval."
+    )
+    return Table("Things lost by size, %", head, rows, note)
+
+
 def number(value: Any) -> float | None:
     """A finite number, or None for what is not one."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

@@ -51,12 +51,24 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """One of many questions: the right answer, and the answers with few and with all tokens."""
+
+    question: str
+    wanted: str
+    pruned: str
+    unpruned: str
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything on the page. All text is escaped when rendered.
 
     ``unpruned_answer``: the answer of the same model with all tokens, if it was asked.
     ``facts``: name -> value for the footer (model, method, settings, versions, hardware, date).
     ``notes``: warnings shown above everything else.
+    ``asked``: more questions about the same pictures. ``section``: HTML shown before the footer, as it
+    stands, with the styles ``section_css``; never made of a model's words unescaped.
     """
 
     title: str
@@ -67,6 +79,9 @@ class Report:
     times: Sequence[Timing] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    asked: Sequence[Asked] = ()
+    section: str = ""
+    section_css: str = ""
 
 
 def write_page(report: Report, path: str | Path) -> Path:
@@ -82,7 +97,8 @@ def write_page(report: Report, path: str | Path) -> Path:
 
 def render(report: Report) -> str:
     """The page as one string of HTML."""
-    digest = base64.b64encode(hashlib.sha256(CSS.encode()).digest()).decode()
+    css = CSS + report.section_css
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     )
@@ -93,13 +109,15 @@ def render(report: Report) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="referrer" content="no-referrer">\n'
-        f"<title>{_e(report.title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{_e(report.title)}</title>\n<style>{css}</style>\n</head>\n<body>\n<main>\n"
         f'<header><p class="over">prune2drive</p><h1 class="words">{_e(report.title)}</h1></header>\n'
         + "".join(f'<p class="note" role="note">{_e(note)}</p>\n' for note in report.notes)
         + _words(report)
         + _figures(report)
         + f"<h2>What each camera keeps</h2>\n{_surround(report.panels)}"
         + (tables if times else _tokens(report))
+        + _asked(report)
+        + report.section
         + _footer(report)
         + "</main>\n</body>\n</html>\n"
     )
@@ -274,6 +292,26 @@ def _times(report: Report) -> str:
         f'<h2>Milliseconds</h2><div class="card scroll"><table><thead><tr><th scope="col">Stage</th>'
         f"{head}</tr></thead>"
         f"<tbody>{body}</tbody></table></div>\n"
+    )
+
+
+def _asked(report: Report) -> str:
+    if not report.asked:
+        return ""
+
+    def cell(given: str, wanted: str) -> str:
+        mark, word = ("✓", "right") if given == wanted else ("✗", "wrong")
+        return f'<td>{_e(given) or "(empty)"} <span role="img" aria-label="{word}">{mark}</span></td>'
+
+    body = "".join(
+        f'<tr><th scope="row">{_e(a.question)}</th><td>{_e(a.wanted)}</td>'
+        f"{cell(a.pruned, a.wanted)}{cell(a.unpruned, a.wanted)}</tr>"
+        for a in report.asked
+    )
+    return (
+        '<h2>Questions about these pictures</h2><div class="card scroll"><table><thead><tr>'
+        '<th scope="col">Question</th><th scope="col">Right</th><th scope="col">Pruned</th>'
+        f'<th scope="col">All tokens</th></tr></thead><tbody>{body}</tbody></table></div>\n'
     )
 
 

@@ -87,7 +87,7 @@ def test_methods_lists_all(capsys):
 @pytest.fixture
 def untouched(monkeypatch):
     """Fails a test that reaches a model or draws anything."""
-    import prune2drive.demo_pictures
+    import prune2drive.benchmarks.world
     import prune2drive.loading
     import prune2drive.profiling.command
     import prune2drive.profiling.shapes
@@ -95,7 +95,7 @@ def untouched(monkeypatch):
     def touched(*args, **kwargs):
         raise AssertionError("a model was touched")
 
-    monkeypatch.setattr(prune2drive.demo_pictures, "draw_frame", touched)
+    monkeypatch.setattr(prune2drive.benchmarks.world, "samples", touched)
     monkeypatch.setattr(prune2drive.profiling.shapes, "build_model", touched)
     for module in (prune2drive.loading, prune2drive.profiling.command):
         monkeypatch.setattr(module, "load_model", touched)
@@ -278,10 +278,18 @@ def test_run_with_some_cameras_in_another_order(model, pictures, tmp_path):
     assert list(json.loads(data.read_text())["record"]["samples"][0]) == ["CAM_BACK", "CAM_FRONT"]
 
 
-@pytest.mark.slow
 def test_demo(tmp_path, capsys):
-    assert main(["demo", "--report", str(tmp_path / "d.html"), "--max-new-tokens", "1"]) == 0
-    out = capsys.readouterr().out
-    assert "random" in out
-    assert "438" in out
-    assert "random" in (tmp_path / "d.html").read_text()
+    page = tmp_path / "d.html"
+    assert main(["demo", "--scenes", "2", "--repeat", "1", "--report", str(page)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "84 visual tokens" in out
+    assert "with all 864" in out
+    text = page.read_text()
+    assert "Questions about these pictures" in text
+    assert "tfps" in text
+    assert "random" in text
+
+
+def test_demo_says_what_is_wrong_with_its_model(tmp_path, capsys):
+    assert "no such folder" in error_of(capsys, "demo", "--model", tmp_path / "nowhere")
+    assert "has no config.json" in error_of(capsys, "demo", "--model", tmp_path)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module, metadata
 
 COMMANDS = {
-    "demo": ("prune2drive.commands.demo", "try it without data or weights"),
+    "demo": ("prune2drive.commands.demo", "try it without data or downloads"),
     "run": ("prune2drive.commands.run", "ask a model about your pictures"),
     "evaluate": ("prune2drive.commands.evaluate", "score methods against controls on a benchmark"),
     "profile": ("prune2drive.profiling.command", "measure time, memory and FLOPs, unpruned and pruned"),

@@ -1,32 +1,49 @@
-"""`prune2drive demo`: the whole path on drawn pictures and a small model with random weights."""
+"""`prune2drive demo`: the shipped model on rendered streets, answering with all tokens and with few."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from .evaluate import model_folder
 from .options import add_pruning_options, check_at_least, check_output, pruning_setting
 
-WARNING = (
-    "The weights of this model are random, so its answer is meaningless. The choice of tokens, the "
-    "token counts and the times are real."
-)
-TEXT_TOKENS = 64
+if TYPE_CHECKING:
+    from ..benchmarks.answering import Answerer
+    from ..benchmarks.settings import Setting
+    from ..benchmarks.world import Sample
+    from ..engine import Pruned
+
+CHART = (0.5, 0.25, 0.1, 0.05)
+"""Retentions of the chart."""
+
+SPLIT = "calibration"
+"""Scenes the model was not trained on, and the ones to choose by: whoever tries settings here chooses."""
+
+_AT_ONCE = 4
+_SHOWN = (640, 360)
+_LISTED = 18
+_NOTABLE = 1.05
 
 
 def add_parser(subparsers: Any) -> None:
     """Register the command."""
     parser = subparsers.add_parser(
         "demo",
-        help="try it without data or weights",
-        description="Prune a small random model on six drawn pictures: what is kept, and what it saves.",
+        help="try it without data or downloads",
+        description="Let the small model that ships with the package answer driving questions about rendered "
+        "six-camera scenes, with all visual tokens and with few: accuracy, tokens, time, and one page.",
     )
     add_pruning_options(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of pictures and weights (default: 0)")
-    parser.add_argument("--max-new-tokens", type=int, default=8, metavar="N", help="default: %(default)s")
     parser.add_argument(
-        "--repeat", type=int, default=1, metavar="N", help="timed calls of each kind (default: 1)"
+        "--scenes", type=int, default=16, metavar="N", help="about 17 questions each (default: %(default)s)"
     )
+    parser.add_argument("--seed", type=int, default=0, help="of the questions (default: %(default)s)")
+    parser.add_argument(
+        "--repeat", type=int, default=3, metavar="N", help="timed calls of each kind (default: %(default)s)"
+    )
+    parser.add_argument("--model", metavar="DIR", help="another model of prune2drive.world.train")
     parser.add_argument("--report", metavar="FILE", help="write a self-contained HTML page")
 
 
@@ -34,87 +51,184 @@ def run(args: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
     from ..rig import NUSCENES
 
-    check_at_least(args, max_new_tokens=1, repeat=1)
+    check_at_least(args, scenes=1, repeat=1, seed=0)
     check_output(args.report, "--report")
     setting = pruning_setting(args, NUSCENES, NUSCENES.names)
+    folder = model_folder(args.model)
+    name = "the reference model of prune2drive.world" if args.model is None else folder.resolve().name
 
-    import torch
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
     from .. import prune
-    from ..demo_pictures import draw_frame
+    from ..benchmarks.answering import Answerer
+    from ..benchmarks.world import samples
+    from ..loading import load_model
     from ..profiling.latency import profile
-    from ..profiling.shapes import build_inputs, build_model
+    from ..prompts import build_inputs
     from .show import compared, facts, panels, print_result
 
     console = Console()
-    console.print(WARNING, style="yellow", highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        steps = 3 + 1 + 2 * (1 + 1 + args.repeat)
-        task = progress.add_task("drawing six pictures", total=steps)
-        frame = draw_frame(args.seed)
-        progress.update(task, advance=1, description="building the model")
-        model = build_model("demo", seed=args.seed)
-        inputs = build_inputs("demo", cameras=len(frame), text_tokens=TEXT_TOKENS, seed=args.seed)
-        inputs["pixel_values"] = _pixels(frame, inputs["pixel_values"].shape)
+    with Progress(TextColumn("{task.description}"), BarColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("loading the model", total=args.scenes + 2 + 2 * (2 + args.repeat))
+
+        def progress(done: int, doing: str) -> None:
+            bar.update(task, advance=done, description=doing)
+
+        model, processor = load_model(folder, dtype="float32", device="cpu")
+        answerer = Answerer(model, processor)
         pruned = prune(model, rig=NUSCENES, **setting)
+        table = _Table(answerer, setting, pruned, args.seed)
+        progress(1, "drawing and answering")
+        for start in range(0, args.scenes, _AT_ONCE):
+            group = list(samples(SPLIT, min(_AT_ONCE, args.scenes - start), args.seed, start=start))
+            table.fill(group)
+            progress(len(group), "drawing and answering")
+        asked = table.asked
 
-        def generate() -> str:
-            with torch.inference_mode():
-                out = model.generate(
-                    **inputs, max_new_tokens=args.max_new_tokens, do_sample=False, pad_token_id=0
-                )
-            return "token ids " + ", ".join(map(str, out[0, inputs["input_ids"].shape[1] :].tolist()))
-
-        progress.update(task, advance=1, description="answering with pruned tokens")
+        # The page shows one scene closely, asked the way a user asks: pictures through the processor.
+        shown = next((row for row in asked if row[0].large and row[0].questions), asked[0])[0]
+        frame = _pictures(shown)
+        question = shown.questions[0]
+        inputs = build_inputs(processor, model, [frame], question.text, NUSCENES.names)
+        progress(1, "answering one question about one scene")
         with pruned:
-            answer = generate()
-        progress.update(task, advance=1, description="answering with all tokens")
-        unpruned_answer = generate()
-        progress.update(task, advance=1, description="measuring")
+            answer = _generate(model, processor, inputs)
+        unpruned_answer = _generate(model, processor, inputs)
         result = profile(
             model,
             inputs,
             rig=NUSCENES,
             new_tokens=0,
             repeat=args.repeat,
-            progress=lambda line: progress.update(task, advance=1, description=f"measuring: {line}"),
+            progress=lambda line: progress(1, f"measuring: {line}"),
             **setting,
         )
     times, record = compared(result), pruned.record
     print_result(console, record, times)
-    faster = result.ratio["ttft_ms"]
-    if faster:
-        console.print(f"Time to first token: {faster:.1f} times faster than unpruned.", highlight=False)
+    said = table.said(record.tokens)
+    console.print(said, highlight=False)
+    faster = result.ratio["ttft_ms"] or 1.0
+    change = f"{faster:.1f} times faster than" if faster >= _NOTABLE else "not faster than"
+    console.print(f"Time to first token: {change} unpruned.", highlight=False)
     if args.report:
-        from ..report.page import Report, write_page
+        from ..benchmarks.summary import summarize
+        from ..report.evaluation import EVALUATION_CSS, evaluation_section
+        from ..report.page import Asked, Report, write_page
 
-        name, retention = "demo (random weights)", setting["retention"]
-        about = facts(model, name, record, retention, args.positions, Rig=NUSCENES.name)
-        report = Report(
-            title=f"Six drawn cameras, {record.tokens[1]:,} of {record.tokens[0]:,} visual tokens",
-            question=f"None: the text of this demo is {TEXT_TOKENS} random tokens.",
+        names = [sample.name for sample, _, _ in asked]
+        about = {"benchmark": "world", "split": SPLIT, "model": name, "seed": args.seed}
+        summary = summarize(table.rows, table.settings, names, about)
+        large = {camera: picture.resize(_SHOWN) for camera, picture in frame.items()}
+        page = Report(
+            title=f"Six rendered cameras, {record.tokens[1]:,} of {record.tokens[0]:,} visual tokens",
+            question=f"{question.text} (right: {question.answer})",
             answer=answer,
             unpruned_answer=unpruned_answer,
-            panels=panels(record, frame, NUSCENES),
+            panels=panels(record, large, NUSCENES),
             times=times,
-            facts=about,
-            notes=[WARNING],
+            asked=[
+                Asked(q.text, q.answer, with_few, with_all)
+                for sample, few, full in asked
+                if sample is shown
+                for q, with_few, with_all in zip(sample.questions, few, full, strict=True)
+            ][:_LISTED],
+            section=evaluation_section(summary, said),
+            section_css=EVALUATION_CSS,
+            facts=facts(
+                model,
+                name,
+                record,
+                setting["retention"],
+                args.positions,
+                Scene=f"{shown.name}, {shown.scene.weather}",
+                Questions=f"{table.count} about {len(asked)} scenes of the {SPLIT} split",
+            ),
         )
-        console.print(f"report: {write_page(report, args.report)}", highlight=False, markup=False)
+        console.print(f"report: {write_page(page, args.report)}", highlight=False, markup=False)
     return 0
 
 
-def _pixels(frame: Any, shape: Any) -> Any:
-    """The pictures as the tower wants them: float32 of ``shape`` (cameras, tiles, 3, side, side), -1 to 1."""
-    import numpy as np
-    import torch
+class _Table:
+    """Answers in every setting of the chart, and in the one that was asked for.
+
+    ``rows``: records by (setting, scene). ``asked``: every scene with the answers that few tokens and all
+    tokens gave.
+    """
+
+    def __init__(self, answerer: Answerer, setting: dict[str, Any], pruned: Pruned, seed: int) -> None:
+        from ..benchmarks.settings import GUESS, Setting, make_settings, place_of
+
+        self.answerer, self.pruned, self.seed = answerer, pruned, seed
+        self.positions = setting["positions"]
+        method, rate = setting["method"], setting["retention"]
+        uniform = isinstance(rate, float) and rate < 1
+        place = place_of(method)
+        # The rates of the chart, for the method and for random selection at the same place.
+        rates = sorted({*CHART, *([rate] if uniform else [])}, reverse=True)
+        mine = Setting(method, place, rate if uniform else CHART[0])
+        methods = [method] if mine.draws else [method, "random"]
+        self.settings = [s for s in make_settings(methods, rates, [place]) if s != GUESS]
+        self.chosen = mine if uniform else None
+        self.rows: dict[tuple[str, str], Any] = {}
+        self.asked: list[tuple[Sample, list[str], list[str]]] = []
+
+    def fill(self, group: Sequence[Sample]) -> None:
+        """Answer some scenes in every setting."""
+        from ..benchmarks.runner import make_record
+        from ..benchmarks.settings import BLIND, UNPRUNED
+
+        names = [sample.name for sample in group]
+        encoded = self.answerer.encode(group)
+        found: dict[Setting, list[list[str]]] = {}
+        for setting in self.settings:
+            kept: list[Any] = [None] * len(group)
+            if setting == BLIND:
+                given = self.answerer.blind(group)
+            else:
+                pruned = setting.prune(self.answerer.model, self.seed, names, self.positions)
+                given = self.answerer.answer(encoded, pruned)
+                kept = [self.answerer.kept(pruned, number) for number in range(len(group))]
+            found[setting] = given
+            for sample, words, picks in zip(group, given, kept, strict=True):
+                self.rows[setting.name, sample.name] = make_record(setting, sample, words, picks)
+        few = found[self.chosen] if self.chosen else self.answerer.answer(encoded, self.pruned)
+        self.asked += zip(group, few, found[UNPRUNED], strict=True)
+
+    @property
+    def count(self) -> int:
+        """Questions asked."""
+        return sum(len(sample.questions) for sample, _, _ in self.asked)
+
+    def said(self, tokens: tuple[int, int]) -> str:
+        """What came out, in a sentence; ``tokens``: before and after pruning."""
+        right = {"few": 0, "all": 0, "same": 0}
+        for sample, few, full in self.asked:
+            for question, with_few, with_all in zip(sample.questions, few, full, strict=True):
+                right["few"] += with_few == question.answer
+                right["all"] += with_all == question.answer
+                right["same"] += with_few == with_all
+        share = {name: f"{number / max(self.count, 1):.1%}" for name, number in right.items()}
+        return (
+            f"{self.count} questions about scenes the model has not seen: {share['few']} right with "
+            f"{tokens[1]:,} visual tokens, {share['all']} with all {tokens[0]:,}; {share['same']} of the "
+            "answers are the same."
+        )
+
+
+def _pictures(sample: Sample) -> dict[str, Any]:
+    """The scene as a user holds it: camera -> PIL picture."""
     from PIL import Image
 
-    side = shape[-1]
-    rows = [
-        np.asarray(p.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32) for p in frame.values()
-    ]
-    return torch.from_numpy(np.stack(rows) / 127.5 - 1).permute(0, 3, 1, 2).reshape(shape).contiguous()
+    from ..rig import NUSCENES
+
+    arrays = sample.images.permute(0, 2, 3, 1).numpy()
+    return {name: Image.fromarray(array) for name, array in zip(NUSCENES.names, arrays, strict=True)}
+
+
+def _generate(model: Any, processor: Any, inputs: Any) -> str:
+    import torch
+
+    with torch.inference_mode():
+        out = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    return str(processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()

@@ -130,7 +130,7 @@ def large_things(scene: Scene, ids: Tensor) -> list[Large]:
 def shown_things(scene: Scene, ids: Tensor) -> list[Shown]:
     """Everything with at least `MIN_PIXELS` pixels in a picture and a patch of its own; order and
     argument as `large_things`."""
-    found = []
+    found: list[Shown] = []
     if not scene.things:
         return found
     for camera, cover in zip(NUSCENES.names, coverage(ids[None], len(scene.things))[0], strict=True):

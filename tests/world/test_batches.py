@@ -107,6 +107,8 @@ def test_rows_show_every_camera_once(groups, whole, pairs):
         "text": (rows, asked, QUESTION_LENGTH),
         "target": (rows, asked, QUESTION_LENGTH),
         "weight": (rows, asked),
+        "look": (rows, asked, each * (TOKENS + 2)),
+        "share": (rows, asked),
     }
     for b in range(2):
         shown = batch["views"][b * groups : (b + 1) * groups]

@@ -203,14 +203,18 @@ def test_heads_read_the_layers_that_are_named(small_model, whole):
     torch.testing.assert_close(facts["place"], place, atol=1e-4, rtol=1e-4)
     features = torch.stack(list(features))
     deep = out.hidden_states[DECIDE_LAYER][0, shown].view(V, -1, 64)
-    road = heads[0].road(features[0]).log_softmax(-1)[:, whole["road"][0, 0]]
+    road = torch.cat(  # the front camera, and the one behind
+        [heads[0].road(features[v]).log_softmax(-1)[:, whole["road"][0, v]] for v in (0, 3)]
+    )
     choice = heads[1].choice(deep[2]).log_softmax(-1)[:, whole["choice"][0, 2]]
+    lane = heads[0].lane(features[0]).log_softmax(-1).gather(1, whole["lane"][0, 0][:, None])
     known = whole["path"][0].flatten() >= 0
     path = heads[1].path(tokens[known]).log_softmax(-1)
     path = path.gather(1, whole["path"][0].flatten()[known][:, None])
     expected = {
         "patch": heads[0].patch_loss(features, whole["labels"][0], whole["centres"][0]),
         "road": -road.mean(),
+        "lane": -lane.mean(),
         "choice": -choice.mean(),
         "path": -path.mean(),
     }

@@ -269,7 +269,7 @@ def test_stages_are_those_of_drivelm():
 
 
 def test_texts():
-    things = (Thing("bus", "blue", -10, 0, 0.0, True),)
+    things = (Thing("bus", "blue", -10, 4, 0.0, True),)
     texts = {q.text for q in all_questions(scene_of(*things), *in_full_view(things))}
     assert texts >= {
         "Is there a bus in CAM_BACK ?",
@@ -515,7 +515,7 @@ def test_next_camera():
     assert next_of(Thing("car", "red", 39, -11.7, math.pi / 2, True)) == {"nowhere"}
     # Straight at us: on which side it would pass, half a metre decides.
     assert next_of(Thing("car", "red", -14.1, 0.25, 0.0, True)) == set()
-    assert next_of(Thing("car", "red", -14.1, 1.9, 0.0, True)) == set()
+    assert next_of(Thing("car", "red", -14.1, 1.2, 0.0, True)) == set()
     assert next_of(Thing("car", "red", -14.1, 2.1, 0.0, True)) == {"CAM_BACK_LEFT"}
     # At 7 m/s it comes into view after 3.6 s, at 5.6 m/s not within 4 s.
     assert next_of(Thing("car", "red", 30, -14.6, math.pi / 2, True)) == set()

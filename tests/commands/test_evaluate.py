@@ -10,15 +10,11 @@ import time
 import pytest
 
 from prune2drive.cli import main
-from prune2drive.world.model import build_model, build_processor
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "tiny"
-    build_model(0).save_pretrained(path)
-    build_processor().save_pretrained(path)
-    return path
+def folder(tmp_path_factory, save_untrained):
+    return save_untrained(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,6 @@ from ..engine.caches import SHORTENED
 from ..errors import PruneError
 from ..families import find_family
 from ..rig import NUSCENES
-from ..tokens import PositionPolicy
 from ..world.model import pixels, prefix_text
 from ..world.questions import ANSWERS
 from ..world.render import SIDE
@@ -117,7 +116,7 @@ class Answerer:
                 "the budgets of the scenes differ in total, so their prefixes differ in length; "
                 "encode and answer them one at a time"
             )
-        return self._ask(read.past_key_values, encoded.texts, self._following(read.past_key_values, pruned))
+        return self._ask(read.past_key_values, encoded.texts, self._following(read.past_key_values))
 
     # -- the two passes -------------------------------------------------------------------------
 
@@ -160,15 +159,11 @@ class Answerer:
             )
         return [logits[end].float() for logits, end in zip(out.logits, ends, strict=True)]
 
-    def _following(self, cache: Any, pruned: Pruned | None) -> Tensor:
-        """Position of a token behind the prefix, as in a prompt that goes on there.
-
-        The prefix ends with a visual token. If that was dropped, the highest position left says
-        nothing about the kept positions' continuation: they count the full prefix.
-        """
+    def _following(self, cache: Any) -> Tensor:
+        """Position of a token behind the prefix, as in a prompt that goes on there."""
         device = self._prefix.device
         short = getattr(cache, SHORTENED, None)
-        if short is None or pruned is None or pruned.positions is PositionPolicy.KEEP:
+        if short is None:
             return torch.full((1, 1), self._prefix.shape[1], device=device)
         return short.following.to(device)[:, None]
 

@@ -215,6 +215,20 @@ def _described(
     elif frame is not None:
         raise PruneError(f'frame={frame!r}: {path} holds one frame only (no "frames" list).')
     images = data.get("images", data)
+    files = described_files(images, path, root, known)
+    return str(data.get("id", name)) if images is not data else name, files
+
+
+def described_files(images: Any, path: Path, root: Path, known: tuple[str, ...]) -> dict[str, Path]:
+    """Camera -> file of one frame's ``{camera: path}`` in the JSON file ``path``.
+
+    Args:
+        root: folder that paths are relative to and never leave; resolved.
+        known: names of the rig's cameras. That each has a picture is not asked here.
+
+    Raises:
+        PruneError: not such a mapping, an unknown camera, or a path that is none or leads outside.
+    """
     if not isinstance(images, dict):
         raise PruneError(f'{path}: "images" must map camera to path, not be a {type(images).__name__}.')
     files = {}
@@ -226,7 +240,7 @@ def _described(
         if Path(value).is_absolute():
             raise PruneError(f"{camera}: {value} is absolute. Write paths relative to {root}.")
         files[camera] = _inside(root / value, root, camera)
-    return str(data.get("id", name)) if images is not data else name, files
+    return files
 
 
 def _pick_frame(frames: list[Any], path: Path, frame: str | int | None) -> tuple[str, dict[str, Any]]:

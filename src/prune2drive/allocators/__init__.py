@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import PruneError
-from ..files import read_json
 from .base import Allocator, check_rate, count
+from .preset import Preset, list_presets, load_preset
 from .rates import Rates
 from .total import Total
 from .uniform import Uniform
 
-__all__ = ["Allocator", "Rates", "Total", "Uniform", "count", "load_allocator"]
+__all__ = [
+    "Allocator",
+    "Preset",
+    "Rates",
+    "Total",
+    "Uniform",
+    "count",
+    "list_presets",
+    "load_allocator",
+    "load_preset",
+]
 
 
 def load_allocator(retention: float | Mapping[str, float] | Allocator | str | Path) -> Allocator:
@@ -20,7 +29,8 @@ def load_allocator(retention: float | Mapping[str, float] | Allocator | str | Pa
 
     Args:
         retention: a share in (0, 1] of every camera; ``{camera: share}``, with ``"*"`` for the
-            rest; an `Allocator`; or the path of a preset, a JSON file with ``{"rates": {...}}``.
+            rest; an `Allocator`; or a preset: a name from `list_presets`, or the path of a JSON file
+            with ``{"rates": {...}}``.
 
     Raises:
         PruneError: anything else, with the value and the remedy.
@@ -30,8 +40,5 @@ def load_allocator(retention: float | Mapping[str, float] | Allocator | str | Pa
     if isinstance(retention, Mapping):
         return Rates(retention)
     if isinstance(retention, str | Path):
-        preset = read_json(retention, "preset")
-        if not isinstance(preset, Mapping) or "rates" not in preset:
-            raise PruneError(f"the preset file {str(retention)!r} has no 'rates': {{camera: share}}")
-        return Rates(preset["rates"])
+        return Rates(load_preset(retention).rates)
     return Uniform(check_rate(retention))

@@ -58,13 +58,18 @@ class Total(Allocator):
             raise PruneError(
                 f"total {self.tokens} is more than the {sum(lengths)} visual tokens of the sample"
             )
-        # Fractions: exact, so that no platform's rounding moves a token between cameras.
         default = weights.get("*", 1)
-        shares = [
-            n * Fraction(float(weights.get(view.name, default)))
-            for n, view in zip(lengths, views, strict=True)
-        ]
-        return largest_remainder(_water_fill(shares, lengths, self.tokens))
+        return split(self.tokens, lengths, [float(weights.get(view.name, default)) for view in views])
+
+
+def split(tokens: int, lengths: Sequence[int], weights: Sequence[float]) -> list[int]:
+    """Share out ``tokens`` over views in proportion to length times weight, 1 <= k <= length each.
+
+    ``tokens`` lies between the number of views and their total length; weights are positive.
+    """
+    # Fractions: exact, so that no platform's rounding moves a token between cameras.
+    shares = [n * Fraction(weight) for n, weight in zip(lengths, weights, strict=True)]
+    return largest_remainder(_water_fill(shares, lengths, tokens))
 
 
 def largest_remainder(quotas: Sequence[Fraction]) -> list[int]:

@@ -8,6 +8,7 @@ one pass gives every answer. The logits are those of one prompt per question, up
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Answerer:
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model.eval()
-        self.tokenizer = processor.tokenizer
+        self.processor, self.tokenizer = processor, processor.tokenizer
         self._check()
         self._family: Any = find_family(model)
         grey = torch.full((len(NUSCENES), 3, SIDE, SIDE), GREY, dtype=torch.uint8)
@@ -61,6 +62,16 @@ class Answerer:
         self._grey = grey
         self._blind: dict[str, str] = {}
         self._words: dict[str, list[int]] = {}
+
+    @property
+    def tokens_per_picture(self) -> int:
+        """Visual tokens of each camera, unpruned."""
+        return int((self._prefix == self._family.image_token_id).sum()) // len(NUSCENES)
+
+    def processor_settings(self) -> dict[str, Any]:
+        """How pictures and prompts become inputs, as plain data."""
+        settings = self.processor.image_processor.to_dict()
+        return {"images": json.loads(json.dumps(settings, default=str)), "prefix": self._prefix[0].tolist()}
 
     def encode(self, samples: Sequence[Sample]) -> Encoded:
         """Run the vision tower and the projector over all pictures of the samples at once."""
@@ -83,8 +94,7 @@ class Answerer:
     def kept(self, pruned: Pruned | None, number: int) -> dict[str, list[int]]:
         """Indices of the tokens kept of each camera of scene ``number`` in the last `answer`."""
         if pruned is None:
-            tokens = int((self._prefix == self._family.image_token_id).sum()) // len(NUSCENES)
-            return {name: list(range(tokens)) for name in NUSCENES.names}
+            return {name: list(range(self.tokens_per_picture)) for name in NUSCENES.names}
         return {name: cell.indices for name, cell in pruned.record.samples[number].items()}
 
     def blind(self, samples: Sequence[Sample]) -> list[list[str]]:
@@ -117,6 +127,28 @@ class Answerer:
                 "encode and answer them one at a time"
             )
         return self._ask(read.past_key_values, encoded.texts, self._following(read.past_key_values))
+
+    @torch.inference_mode()
+    def choose(self, encoded: Encoded, pruned: Pruned) -> None:
+        """Let a method choose of the features, and nothing more; its ``record`` tells what it kept."""
+        count = len(encoded.texts)
+        pruned.rewrite(
+            input_ids=self._prefix.expand(count, -1),
+            attention_mask=torch.ones_like(self._prefix).expand(count, -1),
+            mm_encoder_outputs={"image": encoded.output},
+        )
+
+    def restored(self, features: Tensor, texts: list[list[str]]) -> Encoded:
+        """What `encode` returned, from its features kept elsewhere.
+
+        Args:
+            features: ``(S, V, N, D)``, as ``output.pooler_output`` holds them, for S scenes.
+            texts: the questions of each.
+        """
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        flat = features.flatten(0, 1).to(self.model.device, self.model.dtype, non_blocking=True)
+        return Encoded(BaseModelOutputWithPooling(pooler_output=list(flat)), texts)  # type: ignore[arg-type]
 
     # -- the two passes -------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ def add_pruning_options(parser: argparse.ArgumentParser) -> None:
         "--retention",
         default="0.10",
         metavar="SHARE",
-        help='share of each camera\'s tokens to keep, "CAM_FRONT=0.25,*=0.08", or a JSON file'
+        help='share of each camera\'s tokens to keep, "CAM_FRONT=0.25,*=0.08", a preset or its file'
         " (default: %(default)s)",
     )
     parser.add_argument(
@@ -65,7 +65,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_retention(text: str) -> float | dict[str, float]:
-    """Read ``--retention``: a number, ``CAMERA=share`` pairs, or the name of an existing preset file.
+    """Read ``--retention``: a number, ``CAMERA=share`` pairs, a shipped preset, or an existing preset file.
 
     Raises:
         PruneError: none of the three, or a damaged file.
@@ -74,13 +74,12 @@ def parse_retention(text: str) -> float | dict[str, float]:
         return float(text)
     except ValueError:
         pass
-    if os.path.isfile(text):  # unlike Path's, this one takes a text too long for a name
-        from ..allocators import Rates, load_allocator
+    from ..allocators import Rates
+    from ..allocators.preset import list_presets, load_preset
 
+    if os.path.isfile(text) or text in list_presets():  # unlike Path's, this takes a text too long for a name
         # The rates themselves go into reports: what a file held, and not where it lay.
-        preset = load_allocator(text)
-        assert isinstance(preset, Rates)
-        return dict(preset.rates)
+        return dict(Rates(load_preset(text).rates).rates)
     rates: dict[str, float] = {}
     for pair in text.split(","):
         name, equals, share = (part.strip() for part in pair.partition("="))
@@ -91,8 +90,8 @@ def parse_retention(text: str) -> float | dict[str, float]:
             value = 0.0
         if not name or not equals:
             raise PruneError(
-                f"--retention {text!r}: {pair.strip()!r} is not CAMERA=share, and no such file exists. "
-                'Write 0.10 or "CAM_FRONT=0.25,*=0.08".'
+                f"--retention {text!r}: {pair.strip()!r} is not CAMERA=share, and no such file or preset "
+                'exists. Write 0.10 or "CAM_FRONT=0.25,*=0.08".'
             )
         if name in rates:
             raise PruneError(f"--retention {text!r} names {name} twice. Keep one of them.")

@@ -20,6 +20,8 @@ class Selector(ABC):
     """The name users write in ``method="..."``."""
     rounding: str = "half-up"
     """How a rate becomes a count: "half-up", or "truncate" for the released code's rule."""
+    nested: ClassVar[bool] = False
+    """Whether fewer tokens are always the first of more, so that one order serves every rate."""
 
     @abstractmethod
     def select(self, tokens: VisualTokens, counts: Sequence[int]) -> Selection:

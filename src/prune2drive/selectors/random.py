@@ -32,6 +32,7 @@ class Random(Selector):
     """
 
     name: ClassVar[str] = "random"
+    nested: ClassVar[bool] = True
     seed: int = 0
 
     def __post_init__(self) -> None:

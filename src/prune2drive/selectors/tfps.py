@@ -41,6 +41,7 @@ class TFPS(Selector):
     """
 
     name: ClassVar[str] = "tfps"
+    nested: ClassVar[bool] = True
 
     metric: str = "cosine"
     start: str | int = "isolated"

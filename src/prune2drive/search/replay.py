@@ -1,0 +1,51 @@
+"""Choosing once for every rate: a nested selector's whole order is recorded, trials slice it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..selectors.base import Selector
+from ..tokens import Selection, VisualTokens
+
+
+class Recorder(Selector):
+    """Lets ``selector`` choose and remembers the order in which it did.
+
+    Asked for all tokens, a nested selector gives its whole order: ``order``, int64 ``(V, N)`` over the
+    views of all samples, -1 beyond the end of a view.
+    """
+
+    name: ClassVar[str] = "recorder"
+
+    def __init__(self, selector: Selector) -> None:
+        self.selector = selector
+        self.order: Tensor | None = None
+
+    def select(self, tokens: VisualTokens, counts: Sequence[int]) -> Selection:
+        chosen = self.selector.select(tokens, counts)
+        self.order = chosen.indices
+        return chosen
+
+
+class Replay(Selector):
+    """Chooses the first picks of a recorded order, which is what the recorded selector would choose.
+
+    Set ``order`` to what `Recorder` holds, rows in the order of the call's views, before each call.
+    """
+
+    name: ClassVar[str] = "replay"
+
+    def __init__(self, rounding: str = "half-up") -> None:
+        self.rounding = rounding
+        self.order: Tensor = torch.zeros(0, 0, dtype=torch.long)
+
+    def select(self, tokens: VisualTokens, counts: Sequence[int]) -> Selection:
+        most = max(counts)
+        order = self.order[:, :most].to(tokens.features.device, torch.long, non_blocking=True)
+        wanted = torch.tensor(list(counts)).to(order.device, non_blocking=True)
+        beyond = torch.arange(most, device=order.device) >= wanted[:, None]
+        return Selection(order.masked_fill(beyond, -1), list(counts))

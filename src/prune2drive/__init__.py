@@ -13,7 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import allocators, functional, layer_pruners, layout, selectors
+    from . import allocators, functional, layer_pruners, layout, search, selectors
+    from .allocators import Preset, list_presets, load_preset
     from .engine import Pruned, Record, prune
     from .errors import PruneError
     from .families import list_families
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Camera",
     "PositionPolicy",
+    "Preset",
     "PruneError",
     "Pruned",
     "Record",
@@ -36,9 +38,12 @@ __all__ = [
     "layout",
     "list_families",
     "list_methods",
+    "list_presets",
+    "load_preset",
     "load_rig",
     "prune",
     "register_method",
+    "search",
     "selectors",
 ]
 
@@ -46,12 +51,15 @@ __all__ = [
 _HOME = {
     "Camera": "rig",
     "PositionPolicy": "tokens",
+    "Preset": "allocators",
     "PruneError": "errors",
     "Pruned": "engine",
     "Record": "engine",
     "Rig": "rig",
     "list_families": "families",
     "list_methods": "registry",
+    "list_presets": "allocators",
+    "load_preset": "allocators",
     "load_rig": "rig",
     "prune": "engine",
     "register_method": "registry",

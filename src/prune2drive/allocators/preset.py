@@ -10,7 +10,6 @@ from typing import Any
 
 from ..errors import PruneError, did_you_mean
 from ..files import read_json, write_atomically
-from .base import check_rate
 from .rates import Rates
 
 FORMAT = 1
@@ -51,8 +50,7 @@ class Preset:
     version: str = ""
 
     def __post_init__(self) -> None:
-        for camera, rate in Rates(self.rates).rates.items():
-            check_rate(rate, f"retention of {camera}")
+        Rates(self.rates)  # which checks them
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` turns back into an equal preset."""
@@ -72,6 +70,10 @@ class Preset:
                 f"{where} has format {data['format']!r}, this version reads {FORMAT}. Update prune2drive."
             )
         known = cls.__dataclass_fields__
+        try:
+            Rates(data["rates"])
+        except PruneError as error:
+            raise PruneError(f"{where}: {error}") from None
         return cls(**{key: value for key, value in data.items() if key in known})
 
     def save(self, path: str | Path) -> Path:

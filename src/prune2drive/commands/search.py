@@ -55,7 +55,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--pruner",
         metavar="NAME",
-        help="what stops hopeless trials: wilcoxon, median, halving, none (default: wilcoxon)",
+        help="what stops hopeless trials: paired, wilcoxon, median, halving, none (default: paired)",
     )
     parser.add_argument("--trials", type=int, default=100, metavar="N", help="in all (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
@@ -137,15 +137,22 @@ def run(args: argparse.Namespace) -> int:
         raise PruneError("--name is empty. Give the study a name.")
     if not math.isfinite(args.cache_gib) or args.cache_gib <= 0:
         raise PruneError(f"--cache-gib {args.cache_gib:g}: give more than 0.")
-    if args.penalty is not None:  # before minutes are spent on loading
-        from ..search.objective import Objective
-
-        Objective(parts, args.penalty)
-
     from rich.console import Console
 
-    from ..search import Search, open_storage
+    from ..allocators.base import check_rate
+    from ..registry import resolve_method
+    from ..search import Objective, Search, open_storage
     from ..search.result import check_folder, conclude
+    from ..search.samplers import make_pruner, make_sampler
+    from ..search.space import FreeRates
+
+    # Before minutes are spent on loading.
+    Objective(parts, args.penalty or 0.0)
+    check_rate(0.1 if args.budget is None else args.budget, "--budget")
+    space = FreeRates({"any": 100}, low, high)
+    make_sampler(args.sampler or "tpe", space, args.seed, args.trials, args.front)
+    make_pruner(args.pruner or "none")
+    resolve_method(args.method)
 
     console = Console()
     out = Path(args.out)

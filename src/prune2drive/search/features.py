@@ -90,7 +90,7 @@ class FeatureCache:
     ) -> int:
         """Encode the frames that are not there yet; returns how many those were.
 
-        One process fills a key at a time: others wait and then find the work done.
+        One process fills at a time: others wait, and may then find the work done.
 
         Args:
             frames: their ids, no two alike.
@@ -103,7 +103,7 @@ class FeatureCache:
         if not missing:
             return 0
         encoded = held = room = 0
-        with open(self.folder / FILLING, "ab") as lock:
+        with open(self.root / FILLING, "ab") as lock:  # of all keys: they share the room
             _flock(lock, exclusive=True)
             there = [frame for frame in missing if self._whole(frame)]
             progress(len(there))
@@ -167,6 +167,7 @@ class FeatureCache:
             return False
 
     def _write(self, frame: str, item: Item) -> None:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         path = self._path(frame)
@@ -175,9 +176,9 @@ class FeatureCache:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in item.items()}
             save_file(tensors, temporary, metadata={"frame": frame})
             os.replace(temporary, path)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise PruneError(
-                f"cannot write the feature cache {self.root}: {error.strerror or error}. "
+                f"cannot write the feature cache {self.root}: {getattr(error, 'strerror', None) or error}. "
                 "Make room and run again; it goes on from here."
             ) from error
         finally:
@@ -196,10 +197,8 @@ class FeatureCache:
                 f"the features of {frames} frames take {own / 2**30:.3g} GiB, more than the "
                 f"{self.limit / 2**30:.3g} GiB that the cache may hold. Allow more, or take fewer frames."
             )
-        others = sorted(
-            (path for path in self.root.iterdir() if path != self.folder and (path / KEY).is_file()),
-            key=lambda path: (path / KEY).stat().st_mtime,
-        )
+        others = [path for path in self.root.iterdir() if path != self.folder and (path / KEY).is_file()]
+        others.sort(key=_last_used)
         room = self.limit - own - sum(_bytes_in(path) for path in others)
         for path in others:
             if room >= 0:
@@ -219,6 +218,13 @@ def _size(item: Item) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in item.values())
 
 
+def _last_used(folder: Path) -> float:
+    try:
+        return (folder / KEY).stat().st_mtime
+    except OSError:  # somebody else deletes it at this moment
+        return 0.0
+
+
 def _bytes_in(folder: Path) -> int:
     total = 0
     for path in folder.glob("*" + SUFFIX):
@@ -230,7 +236,12 @@ def _bytes_in(folder: Path) -> int:
 @contextlib.contextmanager
 def _unused(folder: Path) -> Iterator[bool]:
     """Whether no process uses a key's folder; nobody can begin to while inside."""
-    with open(folder / LOCK, "ab") as file:
+    try:
+        file = open(folder / LOCK, "ab")  # noqa: SIM115 - closed below
+    except OSError:  # gone already
+        yield False
+        return
+    with file:
         try:
             _flock(file, exclusive=True, wait=False)
         except OSError:

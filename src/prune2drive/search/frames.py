@@ -97,6 +97,7 @@ class FramesTask(Task):
         self.data = read_frames(data, known, self.pictures, start, count)
         self.frames = [frame.id for frame in self.data]
         self._source, self._identity = Path(data).name, _identity(self.model, model_id)
+        self.rounding = self.method.rounding
         self._cache = FeatureCache(cache or default_folder(), self._key(), limit)
         self._folder: FeatureCache | None = None
         self._asks: dict[int, list[Ask]] = {}

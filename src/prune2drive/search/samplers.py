@@ -15,27 +15,32 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import PruneError, did_you_mean
+from .paired import PairedPruner
 from .space import Space
 
 STARTUP = 10
 """Trials before TPE trusts its model: Optuna's default (NNI's is 20, half of the paper's budget)."""
 
-PRUNERS = ("wilcoxon", "median", "halving", "none")
+PRUNERS = ("paired", "wilcoxon", "median", "halving", "none")
+
+PAIRED = ("paired", "wilcoxon")
+"""Those that want the objective of each share of the frames; the others want running means."""
 SAMPLERS = ("tpe", "cmaes", "nsga2", "random", "grid")
 
 
 def make_sampler(name: str, space: Space, seed: int, trials: int, front: bool = False) -> BaseSampler:
-    """Return a sampler that never draws the same twice, in whatever process a trial runs.
+    """Return a sampler that draws anew for every trial, in whatever process that runs.
 
     Args:
         name: one of `SAMPLERS`. "tpe": multivariate, with the constant liar, so that workers at the same
-            time do not try the same; "cmaes": from the uniform rates; "nsga2": evolution, for fronts.
+            time do not try the same; "cmaes": from the middle, for a budget the uniform split; "nsga2":
+            evolution, for fronts.
         seed: of the study.
         trials: how many there will be; evolution's populations depend on it.
         front: two objectives.
 
     Raises:
-        PruneError: an unknown name, CMA-ES or a grid for a front, or the package ``cmaes`` is missing.
+        PruneError: an unknown name, CMA-ES for a front, or the package ``cmaes`` is missing.
     """
     if name not in SAMPLERS:
         raise PruneError(f"unknown sampler {name!r}.{did_you_mean(name, SAMPLERS)}")
@@ -51,12 +56,11 @@ def make_sampler(name: str, space: Space, seed: int, trials: int, front: bool = 
             raise PruneError(
                 "the sampler cmaes needs the package cmaes: pip install 'prune2drive[search]'"
             ) from error
-    start = space.starts()[0]
     make: dict[str, Callable[[int], BaseSampler]] = {
         "tpe": lambda seed: TPESampler(
             n_startup_trials=STARTUP, multivariate=True, constant_liar=True, seed=seed
         ),
-        "cmaes": lambda seed: CmaEsSampler(x0=start, consider_pruned_trials=True, seed=seed),
+        "cmaes": lambda seed: CmaEsSampler(consider_pruned_trials=True, seed=seed),
         "nsga2": lambda seed: NSGAIISampler(population_size=max(8, min(50, trials // 5)), seed=seed),
         "random": lambda seed: RandomSampler(seed=seed),
     }
@@ -66,9 +70,9 @@ def make_sampler(name: str, space: Space, seed: int, trials: int, front: bool = 
 def make_pruner(name: str) -> BasePruner:
     """Return the pruner that stops hopeless trials.
 
-    "wilcoxon": when the frames seen so far say, pair by pair, that the best trial is better (p < 0.1);
-    "median": below the median of earlier trials at the same frames; "halving": asynchronous successive
-    halving; "none": never.
+    "paired": when the frames seen so far say, pair by pair, that the best trial is better, see
+    `PairedPruner`; "wilcoxon": likewise by ranks, Optuna's; "median": below the median of earlier
+    trials at the same frames; "halving": asynchronous successive halving; "none": never.
 
     Raises:
         PruneError: an unknown name.
@@ -77,6 +81,8 @@ def make_pruner(name: str) -> BasePruner:
         raise PruneError(f"unknown pruner {name!r}.{did_you_mean(name, PRUNERS)}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "paired":
+            return PairedPruner()
         if name == "wilcoxon":
             return WilcoxonPruner(p_threshold=0.1, n_startup_steps=4)
         if name == "median":

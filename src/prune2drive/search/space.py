@@ -19,13 +19,14 @@ class Space(ABC):
 
     Args:
         tokens: visual tokens of each camera, unpruned; its order is that of the cameras.
+        rounding: how the method turns a rate into a count, see `allocators.count`.
     """
 
     low: float
     high: float
 
-    def __init__(self, tokens: Mapping[str, int]) -> None:
-        self.tokens = dict(tokens)
+    def __init__(self, tokens: Mapping[str, int], rounding: str = "half-up") -> None:
+        self.tokens, self.rounding = dict(tokens), rounding
 
     @abstractmethod
     def rates(self, parameters: Mapping[str, float]) -> dict[str, float]:
@@ -50,7 +51,7 @@ class Space(ABC):
 
     def counts(self, rates: Mapping[str, float]) -> dict[str, int]:
         """Tokens that each camera keeps at these rates."""
-        return {camera: count(n, rates[camera]) for camera, n in self.tokens.items()}
+        return {camera: count(n, rates[camera], self.rounding) for camera, n in self.tokens.items()}
 
 
 class FreeRates(Space):
@@ -66,8 +67,9 @@ class FreeRates(Space):
         low: float = 0.02,
         high: float = 1.0,
         starts: Sequence[float] = (0.1,),
+        rounding: str = "half-up",
     ) -> None:
-        super().__init__(tokens)
+        super().__init__(tokens, rounding)
         self.low, self.high = check_rate(low, "lowest rate"), check_rate(high, "highest rate")
         if low >= high:
             raise PruneError(f"bounds {low:g} to {high:g} leave nothing to search. Put the lower one first.")
@@ -75,7 +77,7 @@ class FreeRates(Space):
 
     def rates(self, parameters: Mapping[str, float]) -> dict[str, float]:
         # Rounded to what makes a count, in parts per million, so that files and processes agree.
-        return {camera: round(parameters[camera], 6) for camera in self.tokens}
+        return {camera: max(round(parameters[camera], 6), 1e-6) for camera in self.tokens}
 
     def starts(self) -> list[Parameters]:
         return [dict.fromkeys(self.tokens, share) for share in dict.fromkeys(self._starts)]
@@ -98,19 +100,22 @@ class BudgetSplit(Space):
         PruneError: a share outside (0, 1], or a spread of 1 or less.
     """
 
-    def __init__(self, tokens: Mapping[str, int], share: float, spread: float = 4.0) -> None:
-        super().__init__(tokens)
+    def __init__(
+        self, tokens: Mapping[str, int], share: float, spread: float = 4.0, rounding: str = "half-up"
+    ) -> None:
+        super().__init__(tokens, rounding)
         self.share = check_rate(share, "budget")
         if not math.isfinite(spread) or spread <= 1:
             raise PruneError(f"spread {spread!r} leaves nothing to search. Give more than 1, such as 4.")
         self.low, self.high = 1 / spread, spread
-        self.total = sum(count(n, share) for n in self.tokens.values())
+        self._uniform = [count(n, share, rounding) for n in self.tokens.values()]
+        self.total = sum(self._uniform)
 
     def rates(self, parameters: Mapping[str, float]) -> dict[str, float]:
-        lengths = list(self.tokens.values())
-        kept = split(self.total, lengths, [parameters[camera] for camera in self.tokens])
-        # A millionth of a view is far less than half a token, so these rates give these counts again.
-        return {camera: round(k / n, 6) for camera, k, n in zip(self.tokens, kept, lengths, strict=True)}
+        weights = [parameters[camera] for camera in self.tokens]
+        if len(set(weights)) == 1:  # cameras of unequal length: proportions would round otherwise
+            return exact_rates(self.tokens, self._uniform)
+        return exact_rates(self.tokens, split(self.total, list(self.tokens.values()), weights))
 
     def starts(self) -> list[Parameters]:
         return [dict.fromkeys(self.tokens, 1.0)]
@@ -121,5 +126,13 @@ class BudgetSplit(Space):
 
 def even_rates(tokens: Mapping[str, int], kept: int) -> dict[str, float]:
     """Rates that share out ``kept`` tokens evenly: what a search of as many tokens has to beat."""
-    counts = split(kept, list(tokens.values()), [1.0] * len(tokens))
-    return {camera: round(k / n, 6) for (camera, n), k in zip(tokens.items(), counts, strict=True)}
+    return exact_rates(tokens, split(kept, list(tokens.values()), [1.0] * len(tokens)))
+
+
+def exact_rates(tokens: Mapping[str, int], kept: Sequence[int]) -> dict[str, float]:
+    """Rates, in whole millionths, that keep just so many tokens of each camera however they are rounded."""
+    # Upwards, since some methods cut off: a millionth of a view is far less than half a token.
+    return {
+        camera: min(math.ceil(1_000_000 * k / n) / 1_000_000, 1.0)
+        for (camera, n), k in zip(tokens.items(), kept, strict=True)
+    }

@@ -40,7 +40,8 @@ def open_storage(url: str, heartbeat: int = 60) -> RDBStorage:
     """
     if heartbeat < 1:
         raise PruneError(f"heartbeat {heartbeat}: give at least 1 second.")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Its warnings are tracebacks of trials that failed; whoever works on them gets the error itself.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     options: dict[str, Any] = {"pool_pre_ping": True}  # a server that was restarted is no reason to stop
     if url.startswith("sqlite"):

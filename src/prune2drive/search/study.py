@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import PruneError
 from .objective import Objective
-from .samplers import make_sampler
+from .samplers import PAIRED, make_pruner, make_sampler
 from .space import BudgetSplit, FreeRates, Space
 from .storage import join_study
 from .task import Scores, Task
@@ -25,8 +25,8 @@ STEPS = 32
 POLL = 1.0
 """Seconds between looks at the database while others finish the last trials."""
 
-REPORT = "report"
-"""User attribute of a trial: what `Search.evaluate` found."""
+REPORT, WORKER = "report", "worker"
+"""User attributes of a trial: what `Search.evaluate` found, and the process that runs it."""
 
 
 class Search:
@@ -78,19 +78,20 @@ class Search:
         self.mode = "front" if front else "penalty" if penalty is not None else "budget"
         self.space: Space
         if self.mode == "budget":
-            self.space = BudgetSplit(task.tokens, 0.1 if budget is None else budget, spread)
+            self.space = BudgetSplit(task.tokens, 0.1 if budget is None else budget, spread, task.rounding)
         else:
             starts = (0.1, 0.05, 0.25, 0.5) if front else (0.1,)
-            self.space = FreeRates(task.tokens, low, high, starts)
+            self.space = FreeRates(task.tokens, low, high, starts, task.rounding)
         self.sampler = sampler or ("nsga2" if front else "tpe")
-        self.pruner = pruner or ("none" if front else "wilcoxon")
+        self.pruner = pruner or ("none" if front else "paired")
         if front and self.pruner != "none":
             raise PruneError(
                 f"a front compares in two ways, so {self.pruner!r} cannot stop trials. Say none."
             )
         batches = -(-len(task.frames) // task.batch)
         self.steps = min(steps, batches)
-        make_sampler(self.sampler, self.space, seed, trials, front)  # its errors now
+        make_sampler(self.sampler, self.space, seed, trials, front)  # their errors now
+        make_pruner(self.pruner)
         cuts = [round(batches * step / self.steps) * task.batch for step in range(self.steps + 1)]
         self._cuts = [min(cut, len(task.frames)) for cut in cuts]
 
@@ -142,13 +143,15 @@ class Search:
 
     def _evaluate(self, trial: optuna.Trial) -> float | tuple[float, float]:
         began = time.perf_counter()
+        worker = f"{socket.gethostname()}-{os.getpid()}"
+        trial.set_user_attr(WORKER, worker)  # now, so that a trial left behind tells whose it was
         rates = self.space.rates(self.space.suggest(trial))
         counts = self.space.counts(rates)
         report: dict[str, Any] = {
             "rates": rates,
             "counts": counts,
             "kept": sum(counts.values()),
-            "worker": f"{socket.gethostname()}-{os.getpid()}",
+            "worker": worker,
         }
         if twin := self._twin(trial, report):
             return self._repeat(trial, twin, report)
@@ -159,7 +162,7 @@ class Search:
             value = self.objective.value(means, rates)
             hopeless = False
             if self.mode != "front":
-                paired = self.pruner == "wilcoxon"  # it pairs shares; the others compare running means
+                paired = self.pruner in PAIRED
                 trial.report(self.objective.value(seen[-1].means(), rates) if paired else value, step)
                 hopeless = stop < len(self.task.frames) and trial.should_prune()
             if hopeless or stop == len(self.task.frames):
@@ -233,4 +236,4 @@ class Search:
 
 
 def _marks(trial: optuna.Trial) -> dict[str, Any]:
-    return {key: value for key, value in trial.user_attrs.items() if key != REPORT}
+    return {key: value for key, value in trial.user_attrs.items() if key not in (REPORT, WORKER)}

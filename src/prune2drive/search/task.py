@@ -53,6 +53,9 @@ class Task(ABC):
     fixed_length: ClassVar[bool] = False
     """Whether every frame has as many tokens of a camera as the first one."""
 
+    rounding: str = "half-up"
+    """How the method turns a rate into a count, see `allocators.count`."""
+
     cameras: Sequence[str]
     tokens: Mapping[str, int]
     frames: Sequence[str]

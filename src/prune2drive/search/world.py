@@ -69,7 +69,7 @@ class WorldTask(Task):
             raise PruneError(f"{count} scenes from {start} in batches of {batch}: give at least 1 of each.")
         self.answerer, self.method = answerer, resolve_method(method)
         self.split, self.start, self.seed, self.batch = check_split(split), start, seed, batch
-        self.positions = positions
+        self.positions, self.rounding = positions, self.method.rounding
         self.frames = [f"{split}/{number}" for number in range(start, start + count)]
         self.tokens = dict.fromkeys(self.cameras, answerer.tokens_per_picture)
         self._weights = weights_hash(Path(model))
@@ -78,6 +78,7 @@ class WorldTask(Task):
         self._answers: dict[str, int] = {}
         self._cache = FeatureCache(cache or default_folder(), self._key(), limit)
         self._folder: FeatureCache | None = None
+        self._ready = False
 
     @property
     def samples(self) -> list[Sample]:
@@ -111,6 +112,7 @@ class WorldTask(Task):
         if self._folder is None:
             self._folder = self._cache.__enter__()
         self._folder.fill(self.frames, self._encode, min(self.batch, 8), progress)
+        self._ready = True
 
     def score(
         self, retention: Mapping[str, float] | None, start: int, stop: int, parts: Sequence[str] = ()
@@ -123,7 +125,7 @@ class WorldTask(Task):
     def close(self) -> None:
         if self._folder is not None:
             self._folder.__exit__()
-            self._folder = None
+            self._folder, self._ready = None, False
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -159,7 +161,7 @@ class WorldTask(Task):
         return iter(items)
 
     def _score(self, retention: Mapping[str, float] | None, low: int, high: int) -> Scores:
-        if self._folder is None:
+        if not self._ready:
             self.prepare()
         assert self._folder is not None
         group, items = self.samples[low:high], [self._folder[frame] for frame in self.frames[low:high]]

@@ -309,7 +309,7 @@ def front(bench: Bench) -> dict[str, Any]:
 def cost(bench: Bench) -> dict[str, Any]:
     """Seconds per frame of one trial: features and order at hand, against encoding and choosing again."""
     out: dict[str, Any] = {"reference": _reference_cost(bench)}
-    out["llava-onevision-0.5b"] = _shape_cost("tiny" if bench.quick else "llava-onevision-0.5b")
+    out["llava-onevision-0.5b"] = _shape_cost("llava-onevision-0.5b", bench.quick)
     return out
 
 
@@ -329,14 +329,14 @@ def _reference_cost(bench: Bench) -> dict[str, Any]:
     return {"frames": len(task.frames), **_turns(ours, naive, 3 if bench.quick else 7, len(task.frames))}
 
 
-def _shape_cost(shape: str) -> dict[str, Any]:
+def _shape_cost(shape: str, quick: bool) -> dict[str, Any]:
     """At a full-size shape with random weights: speed does not depend on them."""
-    from prune2drive.profiling.shapes import build_shape  # type: ignore[attr-defined]
+    from prune2drive.profiling.shapes import build_inputs, build_model
     from prune2drive.search.replay import Recorder, Replay
 
-    model, inputs = build_shape(shape)
-    pixels = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
-    text = {k: v for k, v in inputs.items() if k in ("input_ids", "attention_mask")}
+    model, inputs = build_model(shape, layers=1 if quick else None), build_inputs(shape)
+    text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    pixels = {name: value for name, value in inputs.items() if name not in text}
     family = p2d.prune(model, "tfps", 0.1, rig="nuscenes").family
     with torch.inference_mode():
         encoded = family.encode(dict(pixels))
@@ -358,7 +358,7 @@ def _shape_cost(shape: str) -> dict[str, Any]:
         with p2d.prune(model, "tfps", 0.1, rig="nuscenes"):
             model(**inputs, logits_to_keep=8)
 
-    return {"frames": 1, **_turns(ours, naive, 3, 1)}
+    return {"frames": 1, **_turns(ours, naive, 1 if quick else 3, 1)}
 
 
 def _sizes(pixels: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def test_example_runs(block, monkeypatch, tmp_path):
 
         monkeypatch.setattr(kind, "from_pretrained", load)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in load_rig("nuscenes").names:
         picture(0, 0, 0).save(tmp_path / f"{name}.jpg")
     space = {

@@ -238,9 +238,14 @@ def make_tasks(args: argparse.Namespace) -> tuple[Task, Task | None]:
     frames = FramesTask(model, processor, args.data, count=args.samples, **common)
     if not args.held_out:
         return frames, None
-    return frames, FramesTask(
-        model, processor, args.data, start=len(frames.frames), count=args.held_out, **common
-    )
+    taken = len(frames.frames)
+    try:
+        return frames, FramesTask(model, processor, args.data, start=taken, count=args.held_out, **common)
+    except PruneError as error:
+        raise PruneError(
+            f"after the {taken} frames of the search, none are left to judge its result on ({error}) "
+            f"Give --samples {max(1, taken * 4 // 5)}, or --held-out 0."
+        ) from error
 
 
 def parse_score(text: str) -> dict[str, float]:

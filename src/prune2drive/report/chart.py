@@ -22,8 +22,7 @@ INK, SOFT, LINE = "#12161c", "#56606d", "#dfe3e8"
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "4 2", "12 4")
 REFERENCE_DASHES = ("", "6 4", "2 3")
 
-# Each marker spans about 9 units around the origin.
-_MARKERS = (
+MARKERS = (
     "M-4.6 0a4.6 4.6 0 1 0 9.2 0a4.6 4.6 0 1 0-9.2 0z",
     "M-4.2-4.2h8.4v8.4h-8.4z",
     "M0-5.4L5.2 4H-5.2z",
@@ -31,9 +30,10 @@ _MARKERS = (
     "M0 5.4L5.2-4H-5.2z",
     "M-1.7-5h3.4v3.3h3.3v3.4h-3.3v3.3h-3.4v-3.3h-3.3v-3.4h3.3z",
 )
+"""Paths of the series; each spans about 9 units around the origin."""
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-_FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, Arial, sans-serif"
-_EM = 7.3
+FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, Arial, sans-serif"
+EM = 7.3
 """Width of a character of a label: about the widest that 13 pixel letters are on average."""
 _APART = 16.0
 _LONGEST = 20
@@ -118,7 +118,7 @@ def line_chart(
     base = frame.bottom + _STRIP * len(below) + (4 if below else 0)
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {width} {height}" role="img" '
-        f'color="{INK}" fill="currentColor" font-family="{_FONT}" font-size="13">'
+        f'color="{INK}" fill="currentColor" font-family="{FONT}" font-size="13">'
         f"<title>{escape(title)}</title><desc>{escape(description)}</desc>"
     ]
     if background:
@@ -144,9 +144,9 @@ def line_chart(
         aside = step * (i - (len(drawn) - 1) / 2)
         out.append(group + _line(frame, one, look, aside, start) + "</g>")
         last = one.points[-1]
-        labels.append((frame.y(last.y), frame.x(last.x) + aside + 6, group, one.name, _MARKERS[look]))
+        labels.append((frame.y(last.y), frame.x(last.x) + aside + 6, group, one.name, MARKERS[look]))
     if start is not None:
-        whisker, marker = _mark(frame, start, frame.x(start.x), _MARKERS[0], "")
+        whisker, marker = _mark(frame, start, frame.x(start.x), MARKERS[0], "")
         out.append(f"<g>{whisker}{marker}</g>")
     out.append(_labels(frame, base, labels))
     return "".join(out) + "</svg>\n"
@@ -186,12 +186,13 @@ def _frame(
     height: float,
 ) -> _Frame:
     names = [(34, s.name) for s in series] + [(20, r.name) for r in references]
-    beside = max((room + _EM * len(_short(name)) for room, name in names), default=12.0)
+    beside = max((room + EM * len(shortened(name)) for room, name in names), default=12.0)
     xs = [*ticks, *(p.x for s in series for p in s.points), *([start.x] if start else [])] or [1.0]
     return _Frame(48, max(width - beside, 100), 36, height - 48, (min(xs), max(xs)), y_range)
 
 
-def _short(name: str) -> str:
+def shortened(name: str) -> str:
+    """A name as it fits beside a line; an overlong one is cut."""
     return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
 
 
@@ -264,7 +265,7 @@ def _line(frame: _Frame, series: Series, look: int, aside: float, start: Point |
         f'<path d="M{path}" fill="none" stroke="currentColor" stroke-width="2.2" stroke-linejoin="round"'
         f"{_dashed(DASHES[look])}/>"
     )
-    marks = [_mark(frame, p, frame.x(p.x) + aside, _MARKERS[look], series.name) for p in series.points]
+    marks = [_mark(frame, p, frame.x(p.x) + aside, MARKERS[look], series.name) for p in series.points]
     return line + "".join(whisker for whisker, _ in marks) + "".join(marker for _, marker in marks)
 
 
@@ -304,7 +305,7 @@ def _labels(frame: _Frame, base: float, labels: Sequence[tuple[float, float, str
                 'fill="none" stroke="currentColor" stroke-width=".8" stroke-opacity=".55"/>'
             )
         words = (
-            f'<text x="{left + (16 if marker else 2):.1f}" y="{y + 4.5:.1f}">{escape(_short(name))}</text>'
+            f'<text x="{left + (16 if marker else 2):.1f}" y="{y + 4.5:.1f}">{escape(shortened(name))}</text>'
         )
         # Names of series in the colour of text: their own is too light for letters.
         out.append("</g>" + words if marker else words + "</g>")

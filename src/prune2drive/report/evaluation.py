@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 import re
 from collections.abc import Iterator
@@ -17,7 +15,6 @@ from .evaluation_tables import (
     CONTROLS,
     NONE,
     PARTS,
-    Cell,
     Summary,
     Table,
     accuracy_table,
@@ -35,9 +32,10 @@ from .evaluation_tables import (
     places,
     share_of,
     shown_table,
+    table_html,
     whole,
 )
-from .style import CSS
+from .style import document
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,27 +91,18 @@ def write_evaluation(summary: Summary, path: str | Path) -> Path:
 
 def render(summary: Summary) -> str:
     """The page as one string of HTML: nothing is fetched, no script runs, and its policy says so."""
-    css = CSS + EVALUATION_CSS
-    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
     title = f"Accuracy after pruning: {summary.get('benchmark', 'evaluation')}"
     parts = [part_table(summary, part) for part in PARTS]
     tables = [t for t in (large_table(summary), shown_table(summary), every_setting(summary), *parts) if t]
     facts = "".join(
         f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in _facts(summary).items()
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        f"style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="referrer" content="no-referrer">\n'
-        f"<title>{escape(title)}</title>\n<style>{css}</style>\n</head>\n<body>\n<main>\n"
-        f'<header><p class="over">prune2drive</p><h1 class="words">{escape(title)}</h1></header>\n'
+    body = (
         f"{_lead(summary)}{_cards(summary)}{_accuracy(summary)}"
-        + "".join(f"<h2>{escape(t.title)}</h2>\n{_html(t)}" for t in tables)
+        + "".join(f"<h2>{escape(t.title)}</h2>\n{table_html(t)}" for t in tables)
         + (f"<footer><dl>{facts}</dl></footer>\n" if facts else "")
-        + "</main>\n</body>\n</html>\n"
     )
+    return document(escape(title), EVALUATION_CSS, body)
 
 
 def evaluation_section(summary: Summary, lead: str | None = None) -> str:
@@ -138,7 +127,7 @@ def _accuracy(summary: Summary) -> str:
         charts.append(f'<div class="card"><h3>{escape(place(where).capitalize())}</h3>{drawn}{small}</div>')
     shown = f'<div class="charts">{"".join(charts)}</div>\n' if charts else ""
     table = accuracy_table(summary)
-    return f"<h2>{escape(table.title)}</h2>\n{shown}{_html(table)}" if charts else ""
+    return f"<h2>{escape(table.title)}</h2>\n{shown}{table_html(table)}" if charts else ""
 
 
 def chart_svg(summary: Summary, where: str = "before", *, width: int = 860, height: int = 460) -> str:
@@ -295,29 +284,3 @@ def _facts(summary: Summary) -> dict[str, str]:
         if name in facts and number(facts[name]) is not None:
             facts[name] = whole(facts[name])
     return facts | dict(summary.get("facts") or {})
-
-
-def _html(table: Table) -> str:
-    def cell(c: Cell, tag: str, scope: str = "") -> str:
-        words = f"<b>{escape(c.text)}</b>" if c.strong else escape(c.text)
-        small = f" <small>{escape(c.small)}</small>" if c.small else ""
-        shade = f' class="d{c.shade}"' if c.shade else ""
-        return f"<{tag}{scope}{shade}>{words}{small}</{tag}>"
-
-    head = "".join(cell(c, "th", ' scope="col"') for c in table.head)
-    body = []
-    for first, *rest in table.rows:
-        if not rest:
-            body.append(
-                f'<tr><th class="group" scope="rowgroup" colspan="{len(table.head)}">'
-                f"{escape(first.text)}</th></tr>"
-            )
-            continue
-        name = cell(first, "th", ' scope="row"')
-        body.append(f"<tr>{name}{''.join(cell(c, 'td') for c in rest)}</tr>")
-    note = " ".join(part for part in (table.note, table.shades) if part)
-    return (
-        f'<div class="card scroll matrix"><table aria-label="{escape(table.title)}"><thead><tr>{head}</tr>'
-        f"</thead><tbody>{''.join(body)}</tbody></table></div>\n"
-        + (f'<p class="hint">{escape(note)}</p>\n' if note else "")
-    )

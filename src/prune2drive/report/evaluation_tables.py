@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .chart import percent
+from .chart import escape, percent
 
 Summary = Mapping[str, Any]
 
@@ -209,6 +209,34 @@ def shown_table(summary: Summary) -> Table | None:
         "a picture, medium: up to 15. ± is the longer half of the 95% interval."
     )
     return Table("Things lost by size, %", head, rows, note)
+
+
+def table_html(table: Table) -> str:
+    """A table and its notes as HTML, without its title, in the styles of `EVALUATION_CSS`."""
+
+    def cell(c: Cell, tag: str, scope: str = "") -> str:
+        words = f"<b>{escape(c.text)}</b>" if c.strong else escape(c.text)
+        small = f" <small>{escape(c.small)}</small>" if c.small else ""
+        shade = f' class="d{c.shade}"' if c.shade else ""
+        return f"<{tag}{scope}{shade}>{words}{small}</{tag}>"
+
+    head = "".join(cell(c, "th", ' scope="col"') for c in table.head)
+    body = []
+    for first, *rest in table.rows:
+        if not rest:
+            body.append(
+                f'<tr><th class="group" scope="rowgroup" colspan="{len(table.head)}">'
+                f"{escape(first.text)}</th></tr>"
+            )
+            continue
+        name = cell(first, "th", ' scope="row"')
+        body.append(f"<tr>{name}{''.join(cell(c, 'td') for c in rest)}</tr>")
+    note = " ".join(part for part in (table.note, table.shades) if part)
+    return (
+        f'<div class="card scroll matrix"><table aria-label="{escape(table.title)}"><thead><tr>{head}</tr>'
+        f"</thead><tbody>{''.join(body)}</tbody></table></div>\n"
+        + (f'<p class="hint">{escape(note)}</p>\n' if note else "")
+    )
 
 
 def number(value: Any) -> float | None:

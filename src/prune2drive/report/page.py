@@ -7,7 +7,6 @@ can be mailed, archived, or opened from disk.
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
 import math
 import re
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..files import write_atomically
-from .style import CSS
+from .style import document
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _LEGEND = (
@@ -97,21 +96,10 @@ def write_page(report: Report, path: str | Path) -> Path:
 
 def render(report: Report) -> str:
     """The page as one string of HTML."""
-    css = CSS + report.section_css
-    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
     times = _times(report)
     tables = f'<div class="tables"><section>{_tokens(report)}</section><section>{times}</section></div>'
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="referrer" content="no-referrer">\n'
-        f"<title>{_e(report.title)}</title>\n<style>{css}</style>\n</head>\n<body>\n<main>\n"
-        f'<header><p class="over">prune2drive</p><h1 class="words">{_e(report.title)}</h1></header>\n'
-        + "".join(f'<p class="note" role="note">{_e(note)}</p>\n' for note in report.notes)
+    body = (
+        "".join(f'<p class="note" role="note">{_e(note)}</p>\n' for note in report.notes)
         + _words(report)
         + _figures(report)
         + f"<h2>What each camera keeps</h2>\n{_surround(report.panels)}"
@@ -119,8 +107,8 @@ def render(report: Report) -> str:
         + _asked(report)
         + report.section
         + _footer(report)
-        + "</main>\n</body>\n</html>\n"
     )
+    return document(_e(report.title), report.section_css, body, pictures=True)
 
 
 def _e(text: object) -> str:

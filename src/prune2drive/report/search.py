@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..files import write_atomically
 from ..rig import RIGS
+from .car import rates_svg
 from .chart import escape, percent
 from .evaluation import EVALUATION_CSS
-from .evaluation import _html as table_html
-from .evaluation_tables import NONE, Cell, Table, number, share_of, whole
+from .evaluation_tables import NONE, number, share_of, table_html, whole
 from .search_charts import (
     Result,
-    Trial,
     amount,
     front_of,
     history_svg,
@@ -25,12 +22,21 @@ from .search_charts import (
     objective,
     objective_name,
     quality_svg,
-    rates_svg,
-    trial_of,
     trials_of,
     uniform_trial,
 )
-from .style import CSS
+from .search_tables import (
+    about_of,
+    best_of,
+    cameras_table,
+    data_words,
+    front_table,
+    held_out_table,
+    importance_of,
+    tokens_of,
+    weights_of,
+)
+from .style import document
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,24 +91,16 @@ def write_search(result: Result, path: str | Path) -> Path:
 
 def render(result: Result) -> str:
     """The page as one string of HTML: nothing is fetched, no script runs, and its policy says so."""
-    css = CSS + SEARCH_CSS
-    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-    title = f"Retention search: {_about(result).get('name') or 'unnamed'}"
+    title = f"Retention search: {about_of(result).get('name') or 'unnamed'}"
     facts = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in _facts(result).items())
     held = held_out_table(result)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        f"style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="referrer" content="no-referrer">\n'
-        f"<title>{escape(title)}</title>\n<style>{css}</style>\n</head>\n<body>\n<main>\n"
-        f'<header><p class="over">prune2drive</p><h1 class="words">{escape(title)}</h1></header>\n'
+    body = (
         f'<p class="lead words">{escape(verdict(result))}</p>\n{_cards(result)}{_found(result)}'
         f"{_charts(result)}"
         + (f"<h2>{escape(held.title)}</h2>\n{table_html(held)}" if held else "")
-        + f"<footer><dl>{facts}</dl></footer>\n</main>\n</body>\n</html>\n"
+        + f"<footer><dl>{facts}</dl></footer>\n"
     )
+    return document(escape(title), SEARCH_CSS, body)
 
 
 def print_search(console: Console, result: Result) -> None:
@@ -138,7 +136,7 @@ def verdict(result: Result) -> str:
 
     It speaks of the scores that were searched for, and of exact answers, which is what pruning may cost.
     """
-    best = _best(result)
+    best = best_of(result)
     gains = (result.get("held_out") or {}).get("gain") or {}
     if best is not None and best.get("start") == "uniform":
         return "No trial was better than the uniform start: the rates found are the uniform ones."
@@ -158,7 +156,7 @@ def verdict(result: Result) -> str:
             "is not known."
         )
     said: dict[str, list[str]] = {}
-    named = [*_weights(result), "exact"]
+    named = [*weights_of(result), "exact"]
     for part in [p for p in dict.fromkeys(named) if p in gains] or list(gains):
         value, low, high = (share_of(gains[part], key) for key in ("value", "low", "high"))
         found, numbers = "not compared", ""
@@ -183,87 +181,9 @@ def verdict(result: Result) -> str:
     return f"{where}, {'; '.join(clauses)}."
 
 
-def cameras_table(result: Result) -> Table:
-    """Per camera and in all: tokens, those that uniform and searched rates keep, and the importance."""
-    tokens, uniform, best = _about(result).get("tokens") or {}, uniform_trial(result), _best(result)
-    shares = _importance(result)
-
-    def kept(trial: Trial | None, name: str) -> float | None:
-        return number(((trial or {}).get("counts") or {}).get(name))
-
-    def row(name: str, all_: float | None, even: float | None, rate: str, found: float | None) -> list[Cell]:
-        change = "" if found is None or even is None else f"({amount(found - even, 0, '+')})"
-        share = "" if all_ is None or even is None or not all_ else f"({percent(even / all_, 1)})"
-        strong = name == "All cameras"
-        return [Cell(name, strong=strong), Cell(whole(all_)), Cell(whole(even), share), Cell(rate),
-                Cell(whole(found), change)]  # fmt: skip
-
-    rows = []
-    for name in _cameras(result):
-        rate = number(((best or {}).get("rates") or {}).get(name))
-        rate_text = NONE if rate is None else percent(rate, 1)
-        cells = row(name, number(tokens.get(name)), kept(uniform, name), rate_text, kept(best, name))
-        rows.append([*cells, *([_share(shares.get(name))] if shares else [])])
-    found, even = (number((t or {}).get("kept")) for t in (best, uniform))
-    total = _total(result)
-    rate_text = percent(found / total, 1) if found is not None and total else NONE
-    cells = row("All cameras", total, even, rate_text, found)
-    rows.append([*cells, *([Cell("")] if shares else [])])
-    head = ["Camera", "Tokens", "Uniform keeps", "Rate found", "It keeps"]
-    note = "Tokens per sample. In brackets: the share that uniform rates keep, and the change against them."
-    return Table(
-        "Rates by camera", [Cell(t) for t in [*head, *(["Importance"] if shares else [])]], rows, note
-    )
-
-
-def front_table(result: Result) -> Table:
-    """The points of the front, fewest tokens first: tokens kept, reward, and the rate of each camera."""
-    tokens, total = _about(result).get("tokens") or {}, _total(result)
-    names = _cameras(result)
-    head = [Cell("Trial"), Cell("Tokens kept"), Cell("Reward R")]
-    for name in names:
-        count = number(tokens.get(name))
-        head.append(Cell(name, "" if count is None else f"{whole(count)} tokens"))
-    rows = []
-    for trial in front_of(result):
-        rates, kept = trial.get("rates") or {}, number(trial.get("kept"))
-        share = f"({percent(kept / total, 1)})" if kept is not None and total else ""
-        reward = amount(number(trial.get("reward")), 4)
-        cells = [Cell(str(trial.get("number"))), Cell(whole(kept), share), Cell(reward)]
-        rows.append([*cells, *(_share(number(rates.get(name))) for name in names)])
-    note = "No complete trial has a higher reward with as few tokens."
-    return Table("Points of the front", head, rows, note)
-
-
-def held_out_table(result: Result) -> Table | None:
-    """Each score of searched and uniform rates on held-out data, and the gain; None without such data."""
-    held = result.get("held_out")
-    if not held:
-        return None
-    columns = [held.get(name) or {} for name in ("searched", "uniform", "gain")]
-    weights = _weights(result)
-    rows = []
-    for part in dict.fromkeys(name for column in columns for name in column):
-        row = [Cell(str(part), "searched for" if part in weights else "")]
-        for column, digits, sign in zip(columns, (3, 3, 4), ("", "", "+"), strict=True):
-            value, low, high = (share_of(column.get(part), key) for key in ("value", "low", "high"))
-            bracket, sure = "", False
-            if low is not None and high is not None:
-                bracket = f"[{amount(low, digits, sign)} to {amount(high, digits, sign)}]"
-                sure = bool(sign) and not low <= 0 <= high
-            row.append(Cell(amount(value, digits, sign), bracket, strong=sure))
-        rows.append(row)
-    note = (
-        f"{_data(held.get('data'))}. In brackets: 95% intervals. Bold: the interval of the gain excludes 0. "
-        "Higher is better in every row."
-    )
-    head = [Cell(t) for t in ("Score", "Searched", "Uniform", "Gain")]
-    return Table("Scores on held-out data", head, rows, note)
-
-
 def _found(result: Result) -> str:
     """The car and its cameras' table; of a front, the table of its points."""
-    best = _best(result)
+    best = best_of(result)
     if best is None:
         table = front_table(result)
         return f"<h2>{escape(table.title)}</h2>\n{table_html(table)}" if table.rows else ""
@@ -284,7 +204,7 @@ def _charts(result: Result) -> str:
         cards.append(
             ("History of the search", lambda **size: history_svg(result, **size), note if failed else "")
         )
-    if shares := _importance(result):
+    if shares := importance_of(result):
         note = "How much of the spread of the objective over the trials each camera's rate explains."
         cards.append(
             ("Importance of each camera's rate", lambda **size: importance_svg(shares, **size), note)
@@ -307,10 +227,10 @@ def _charts(result: Result) -> str:
 
 def _cards(result: Result) -> str:
     """What was found and how much was tried, large: (label, value, remark)."""
-    best, uniform, trials = _best(result), uniform_trial(result), trials_of(result)
+    best, uniform, trials = best_of(result), uniform_trial(result), trials_of(result)
     shown = []
     if best is not None:
-        total, kept = _total(result), number(best.get("kept"))
+        total, kept = tokens_of(result), number(best.get("kept"))
         share = f" of {whole(total)} ({percent(kept / total, 1)})" if kept is not None and total else ""
         shown.append(("Tokens kept per sample", whole(kept), share.strip()))
         value = None if uniform is None else objective(result, uniform)
@@ -330,7 +250,7 @@ def _cards(result: Result) -> str:
 
 
 def _facts(result: Result) -> dict[str, str]:
-    about, trials = _about(result), trials_of(result)
+    about, trials = about_of(result), trials_of(result)
     saved = _saved(result)
     workers = {str(t["worker"]) for t in trials if t.get("worker")}
     weights = about.get("weights")
@@ -339,8 +259,8 @@ def _facts(result: Result) -> dict[str, str]:
         "Weights": weights[:16] + "…" if isinstance(weights, str) and len(weights) > 17 else weights,
         "Number format": about.get("dtype"),
         "Selector": about.get("method"),
-        "Data": _data(about.get("data")),
-        "Held-out data": _data((result.get("held_out") or {}).get("data")),
+        "Data": data_words(about.get("data")),
+        "Held-out data": data_words((result.get("held_out") or {}).get("data")),
         "Objective": formula(result),
         "Sampler": about.get("sampler"),
         "Pruner of trials": about.get("pruner"),
@@ -356,10 +276,10 @@ def _facts(result: Result) -> dict[str, str]:
 
 def formula(result: Result) -> str:
     """The objective in words."""
-    about = _about(result)
+    about = about_of(result)
     terms = " + ".join(
         f"{'' if w == 1 else f'{w:g} × '}mean {_SCORED.get(name, name)}"
-        for name, w in _weights(result).items()
+        for name, w in weights_of(result).items()
     )
     reward = f"R = {terms}" if terms else "reward R"
     if mode_of(result) == "penalty":
@@ -374,44 +294,11 @@ def formula(result: Result) -> str:
     return f"highest {reward}" + ("" if count is None else f", keeping {whole(count)} tokens{beside}")
 
 
-def _about(result: Result) -> Mapping[str, Any]:
-    return result.get("about") or {}
-
-
-def _best(result: Result) -> Trial | None:
-    return trial_of(result, result.get("best"))
-
-
-def _cameras(result: Result) -> list[str]:
-    return [str(name) for name in _about(result).get("cameras") or ()]
-
-
-def _weights(result: Result) -> dict[str, float]:
-    """The parts of the reward that count, with their weights."""
-    parts = _about(result).get("parts") or {}
-    return {str(name): w for name, weight in parts.items() if (w := number(weight))}
-
-
-def _importance(result: Result) -> dict[str, float]:
-    found = (result.get("importance") or {}).items()
-    return {str(name): n for name, share in found if (n := number(share)) is not None}
-
-
-def _share(share: float | None) -> Cell:
-    return Cell(NONE if share is None else percent(share, 1))
-
-
-def _total(result: Result) -> float | None:
-    """Tokens of all cameras of a sample, unpruned."""
-    counts = [number(n) for n in (_about(result).get("tokens") or {}).values()]
-    return sum(n for n in counts if n is not None) or None
-
-
 def _uniform_rate(result: Result) -> float | None:
     """The rate of the uniform start; without one, the budget's share."""
     rates = [number(r) for r in ((uniform_trial(result) or {}).get("rates") or {}).values()]
     known = [r for r in rates if r is not None]
-    share = number((_about(result).get("budget") or {}).get("share"))
+    share = number((about_of(result).get("budget") or {}).get("share"))
     return sum(known) / len(known) if known else share
 
 
@@ -425,19 +312,11 @@ def _counted(result: Result) -> str:
 
 def _saved(result: Result) -> float | None:
     """The share of model calls that stopping trials saved; failed trials saved nothing and do not count."""
-    full = number((_about(result).get("data") or {}).get("samples"))
+    full = number((about_of(result).get("data") or {}).get("samples"))
     seen = [number(t.get("samples")) for t in trials_of(result, "complete", "pruned")]
     if not full or not seen or None in seen:
         return None
     return max(0.0, 1 - sum(n for n in seen if n is not None) / (len(seen) * full))
-
-
-def _data(data: Any) -> str:
-    if not data:
-        return ""
-    counts = [f"{whole(data[k])} {k}" for k in ("samples", "questions") if number(data.get(k)) is not None]
-    names = [str(data[k]) for k in ("source", "split") if data.get(k)]
-    return ", ".join([" ".join(names), *counts] if names else counts)
 
 
 def _duration(seconds: Iterable[float | None]) -> str:

@@ -1,4 +1,9 @@
-"""The style sheet of the report page: light and dark, three columns on a desk, two on a phone."""
+"""The frame of every page, and its style sheet: light and dark, three columns on a desk, two on a phone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
 
 CSS = """
 :root {
@@ -106,3 +111,26 @@ footer dd { font-size: 14.5px; overflow-wrap: anywhere; }
 }
 @media print { body { background: #fff; } .panel, table { break-inside: avoid; } }
 """
+
+
+def document(title: str, css: str, body: str, pictures: bool = False) -> str:
+    """A whole page that fetches nothing and runs no script, and whose policy says so.
+
+    Args:
+        title: of the page, as HTML; so is ``body``, which stands below it.
+        css: the styles that the body needs beside those of all pages.
+        pictures: whether the body holds pictures, as ``data:``.
+    """
+    css = CSS + css
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    images = "img-src data:; " if pictures else ""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; {images}'
+        f"style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'\">\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="referrer" content="no-referrer">\n'
+        f"<title>{title}</title>\n<style>{css}</style>\n</head>\n<body>\n<main>\n"
+        f'<header><p class="over">prune2drive</p><h1 class="words">{title}</h1></header>\n'
+        f"{body}</main>\n</body>\n</html>\n"
+    )

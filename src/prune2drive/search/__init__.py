@@ -1,6 +1,6 @@
 """View-adaptive retention: each camera's rate, found offline on frames with questions.
 
-    task = WorldTask(answerer, folder)                     # or FramesTask: your own frames
+    task = WorldTask.load(count=500)                       # or FramesTask: your own frames
     found = find_rates(Search(task, budget=0.10))
     found.preset.save("mine.json")                         # prune(model, retention="mine.json")
 

@@ -130,14 +130,17 @@ def importance(complete: list[FrozenTrial], search: Search) -> dict[str, float] 
     """
     if search.mode == "front" or len(complete) < FEWEST:
         return None
+    rows = [trial.user_attrs[REPORT]["rates"] for trial in complete]
+    low, high = (pick(rate for row in rows for rate in row.values()) for pick in (min, max))
+    if low == high:
+        return None
+    bounds = dict.fromkeys(rows[0], optuna.distributions.FloatDistribution(low, high, log=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         study = optuna.create_study(direction="maximize")
-        for trial in complete:
-            rates = trial.user_attrs[REPORT]["rates"]
-            bounds = {camera: optuna.distributions.FloatDistribution(0, 1) for camera in rates}
+        for trial, rates in zip(complete, rows, strict=True):
             study.add_trial(
-                optuna.create_trial(params=dict(rates), distributions=bounds, value=trial.value)  # type: ignore[arg-type]
+                optuna.create_trial(params=dict(rates), distributions=dict(bounds), value=trial.value)  # type: ignore[arg-type]
             )
         try:
             found = optuna.importance.get_param_importances(

@@ -21,6 +21,7 @@ from ..registry import resolve_method
 from ..rig import NUSCENES
 from ..selectors.base import Selector
 from ..world.generate import check_split
+from ..world.model import FOLDER
 from .data import digest
 from .features import LIMIT, FeatureCache, Item, default_folder
 from .replay import Recorder, Replay
@@ -79,6 +80,20 @@ class WorldTask(Task):
         self._cache = FeatureCache(cache or default_folder(), self._key(), limit)
         self._folder: FeatureCache | None = None
         self._ready = False
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path = FOLDER,
+        *,
+        dtype: str | torch.dtype = "auto",
+        device: Any = None,
+        **options: Any,
+    ) -> WorldTask:
+        """Load a model, by default the reference model, and make its task; ``options`` as above."""
+        from ..loading import load_model
+
+        return cls(Answerer(*load_model(folder, dtype=dtype, device=device)), folder, **options)
 
     @property
     def samples(self) -> list[Sample]:

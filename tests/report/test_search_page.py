@@ -2,7 +2,6 @@
 
 import copy
 import io
-import itertools
 import json
 import math
 import random
@@ -11,13 +10,14 @@ from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
+from svg_helpers import SVG, assert_apart_and_inside, classed, drawn, marks, outline
 
 from prune2drive import PruneError
 from prune2drive.report import search
 from prune2drive.report import search_charts as charts
-from prune2drive.rig import NUSCENES, Camera, Rig
+from prune2drive.report.search_tables import front_table
+from prune2drive.rig import NUSCENES
 
-SVG = "{http://www.w3.org/2000/svg}"
 CAMERAS = list(NUSCENES.names)
 TOKENS = 144
 # How much of the reward hangs on each camera.
@@ -105,57 +105,6 @@ def printed(what: dict, width: int = 80) -> str:
     return out.getvalue()
 
 
-def drawn(text: str) -> ElementTree.Element:
-    return ElementTree.fromstring(text)
-
-
-def classed(root, tag: str, name: str) -> list:
-    return [node for node in root.iter(f"{SVG}{tag}") if node.get("class") == name]
-
-
-def outline(node) -> list[tuple[float, float]]:
-    """The corners of a path of absolute M, L, H, V and A commands."""
-    x = y = 0.0
-    out = []
-    for letter, rest in re.findall(r"([MLHVA])([^MLHVAZ]*)", node.get("d")):
-        numbers = list(map(float, rest.split()))
-        if letter == "H":
-            x = numbers[0]
-        elif letter == "V":
-            y = numbers[0]
-        else:
-            x, y = numbers[-2:]
-        out.append((x, y))
-    return out
-
-
-def marks(root, name: str) -> list[tuple[float, float]]:
-    places = [re.findall(r"-?[\d.]+", g.get("transform")) for g in classed(root, "g", name)]
-    return [(float(x), float(y)) for x, y in places]
-
-
-def boxes(root) -> list[tuple[float, float, float, float]]:
-    """About where each text stands: left, top, right, bottom."""
-    out = []
-    for node in root.iter(f"{SVG}text"):
-        x, y = float(node.get("x", 0)), float(node.get("y"))
-        long = sum(8.9 if c.isupper() else 6.9 for c in node.text)
-        left = {"end": x - long, "middle": x - long / 2}.get(node.get("text-anchor"), x)
-        out.append((left, y - 10, left + long, y + 3))
-    return out
-
-
-def assert_apart_and_inside(root):
-    left, top, width, height = map(float, root.get("viewBox").split())
-    found = boxes(root)
-    for a, b, c, d in found:
-        assert left <= a and top <= b and c <= left + width and d <= top + height
-    for one, other in itertools.combinations(found, 2):
-        across = min(one[2], other[2]) - max(one[0], other[0])
-        down = min(one[3], other[3]) - max(one[1], other[1])
-        assert across <= 0 or down <= 0, (one, other)
-
-
 def test_the_page_has_every_camera_its_rate_and_the_facts(tmp_path):
     made = result()
     best = made["trials"][made["best"]]
@@ -199,7 +148,7 @@ def test_other_modes_have_other_objectives_and_the_chart_of_quality():
 
 def test_a_front_lists_its_points_with_their_rates():
     made = result("front")
-    table = search.front_table(made)
+    table = front_table(made)
     assert [row[0].text for row in table.rows] == [str(n) for n in made["front"]]
     text = shown(search.render(made))
     assert len(made["front"]) > 5
@@ -273,63 +222,6 @@ def test_the_page_needs_nothing_and_its_policy_says_so():
             r"<(script|link|iframe|img|a|form|object)\b|\sstyle=|\son\w+=|url\(|@import", page
         )
         assert "default-src 'none'; style-src 'sha256-" in page
-
-
-def test_wedges_look_where_the_cameras_do_and_grow_with_the_rate():
-    rates = dict(zip(CAMERAS, (0.3, 0.1, 0.2, 0.05, 0.0, 0.15), strict=True))
-    root = drawn(charts.rates_svg(rates, NUSCENES, 0.1))
-    fans = classed(root, "path", "fan")
-    assert [fan[0].text for fan in fans] == [f"{n}: {100 * r:.1f}%" for n, r in rates.items()]
-    reach = [max(math.hypot(*corner) for corner in outline(fan)) for fan in fans]
-    assert sorted(rates.values()) == [r for _, r in sorted(zip(reach, rates.values(), strict=True))]
-    grown = [r - min(reach) for r in reach]
-    assert grown[0] / grown[1] == pytest.approx(3, rel=0.02)  # as long as the rate is high
-    assert float(classed(root, "circle", "ring")[0].get("r")) == pytest.approx(reach[1], abs=0.1)
-    for fan, camera in zip(fans, NUSCENES.cameras, strict=True):
-        (ax, ay), (bx, by) = outline(fan)[:2]
-        ends = [math.degrees(math.atan2(-x, -y)) for x, y in ((ax, ay), (bx, by))]
-        assert (ends[0] - ends[1]) % 360 == pytest.approx(camera.fov_deg, abs=0.3)
-        assert (ends[0] - camera.fov_deg / 2 - camera.yaw_deg + 180) % 360 == pytest.approx(180, abs=0.3)
-    assert "uniform 10.0%, outer edge 30.0%" in "".join(root.itertext())
-    assert not classed(drawn(charts.rates_svg(rates, NUSCENES)), "circle", "ring")
-
-
-def test_six_cameras_have_labels_apart_inside_and_on_their_side():
-    root = drawn(charts.rates_svg(dict.fromkeys(CAMERAS, 1.0), NUSCENES, 1.0))
-    assert_apart_and_inside(root)
-    _, _, width, height = map(float, root.get("viewBox").split())
-    assert width <= 410 and height <= 400  # readable on a phone
-    at = {node.text: (float(node.get("x", 0)), float(node.get("y"))) for node in root.iter(f"{SVG}text")}
-    assert at["CAM_FRONT"][1] < -110 and at["CAM_BACK"][1] > 110
-    sides = [n for n in root.iter(f"{SVG}text") if n.text in ("LEFT", "RIGHT")]
-    assert [(n.text, float(n.get("x")) < 0) for n in sides] == [("LEFT", True)] * 2 + [("RIGHT", False)] * 2
-
-
-@pytest.mark.parametrize(
-    "rig",
-    [
-        Rig("one", (Camera("all around", 0.0, 360.0),)),
-        Rig("pair", (Camera("wide lens", 0.0, 120.0), Camera("tele lens", 0.0, 30.0))),
-        Rig.from_names([f"A_LONG_NAME_OF_CAMERA_{i}" for i in range(12)]),
-        Rig.from_names([f"c{i}" for i in range(30)]),
-        Rig("crowd", tuple(Camera(f"CAM_{i}_LEFT_SIDE", 60.0 + i, 40.0) for i in range(9))),
-    ],
-)
-def test_other_rigs_keep_their_labels_apart(rig):
-    assert_apart_and_inside(drawn(charts.rates_svg(dict.fromkeys(rig.names, 0.25), rig, 0.5)))
-
-
-def test_cameras_of_no_rig_stand_evenly():
-    for rig in (None, NUSCENES):
-        root = drawn(charts.rates_svg({"a": 0.2, "b": 0.2, "c": 0.2, "d": 0.2}, rig))
-        middles = [
-            [sum(axis) / 2 for axis in zip(*outline(fan)[:2], strict=True)]
-            for fan in classed(root, "path", "fan")
-        ]
-        angles = [math.degrees(math.atan2(-x, -y)) % 360 for x, y in middles]
-        assert angles == pytest.approx([0, 90, 180, 270], abs=0.2)
-    drawn(charts.rates_svg({}, None))
-    drawn(charts.rates_svg({"a": 0.0}, None, 0.0))
 
 
 @pytest.mark.parametrize("mode", ["budget", "penalty", "front"])

@@ -38,7 +38,7 @@ from prune2drive.files import write_atomically
 from prune2drive.loading import load_model
 from prune2drive.profiling.hardware import hardware, versions
 from prune2drive.rig import NUSCENES
-from prune2drive.search.space import BudgetSplit
+from prune2drive.search.space import BudgetSplit, even_rates
 from prune2drive.search.storage import open_storage
 from prune2drive.search.study import Search
 from prune2drive.search.task import Scores
@@ -98,18 +98,21 @@ def reports(study: Any) -> list[dict[str, Any]]:
 def told(study: Any) -> dict[str, Any]:
     """A study in a few numbers: what it cost, and its best trial."""
     rows, best = reports(study), study.best_trial
+    first = next(trial for trial in study.get_trials() if trial.user_attrs.get("start") and trial.values)
+    start = first.user_attrs["report"]
     return {
         "trials": len(rows),
         "complete": sum(row["state"] == "complete" for row in rows),
+        "copied": sum("copied" in row for row in rows),  # kept as many tokens as an earlier one
         "frames_scored": sum(row["samples"] for row in rows),
         "seconds": round(sum(row["seconds"] for row in rows), 1),
-        "start": rows[0]["reward"],
+        "start": start["reward"],
         "best": best.value,
         "best_trial": best.number,
         "counts": best.user_attrs["report"]["counts"],
         "rates": best.user_attrs["report"]["rates"],
         "calibration": {
-            "uniform": rows[0]["parts"],
+            "uniform": start["parts"],
             "searched": best.user_attrs["report"]["parts"],
         },
     }
@@ -271,7 +274,8 @@ def stopping(bench: Bench) -> dict[str, Any]:
     uniform = whole(held, BudgetSplit(held.tokens, 0.1).rates(dict.fromkeys(held.tokens, 1.0)))
     for row in rows.values():
         row["held_out"] = against(whole(held, row["rates"]), uniform)
-        row["saved"] = round(1 - row["frames_scored"] / (row["trials"] * len(task.frames)), 4)
+        asked = (row["trials"] - row["copied"]) * len(task.frames)
+        row["saved"] = round(1 - row["frames_scored"] / asked, 4)
     return {"budget": 0.1, "frames": len(task.frames), "pruners": rows}
 
 
@@ -284,11 +288,8 @@ def penalty(bench: Bench) -> dict[str, Any]:
         _, study = bench.study(f"penalty-{weight:g}", task, 50, penalty=weight, parts={"probability": 1.0})
         row = {"penalty": weight, **told(study)}
         kept = sum(row["counts"].values())
-        weights = dict.fromkeys(held.tokens, 1.0)
-        even = BudgetSplit(held.tokens, 0.1)
-        even.total = kept  # the same tokens, split evenly
         row["kept"] = kept
-        row["held_out"] = against(whole(held, row["rates"]), whole(held, even.rates(weights)))
+        row["held_out"] = against(whole(held, row["rates"]), whole(held, even_rates(held.tokens, kept)))
         rows.append(row)
     return {"frames": len(task.frames), "held_out_frames": len(held.frames), "rows": rows}
 

@@ -66,7 +66,7 @@ def test_a_budget_end_to_end(arguments, folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(arguments(out, "--budget", "0.1", "--name", "mine")) == 0
     said = capsys.readouterr().out
-    assert "CAM_BACK_LEFT" in said and "preset.json" in said
+    assert "CAM_BACK_LEFT" in said and "preset: " in said
     preset = p2d.load_preset(out / "preset.json")
     assert preset.name == "mine"
     assert preset.tokens == {"kept": 84, "of": 864}
@@ -126,6 +126,11 @@ def test_frames_of_ones_own(arguments, frames, tmp_path):
     assert str(tmp_path) not in text, "where things lie is not told"
 
 
+def test_no_frames_left_to_judge_on(arguments, frames, tmp_path, capsys):
+    line = error_of(capsys, arguments(tmp_path / "out", "--data", str(frames)))
+    assert "all 6 frames" in line and "--samples 4" in line
+
+
 def test_mistakes_in_ones_own_frames(arguments, frames, tmp_path, capsys):
     data = json.loads(frames.read_text())
     del data["frames"][3]["images"]["CAM_BACK"]
@@ -152,6 +157,9 @@ def test_mistakes_in_ones_own_frames(arguments, frames, tmp_path, capsys):
         (["--samples", "0"], "at least 1"),
         (["--method", "tfpss"], "tfps"),
         (["--cache-gib", "0"], "more than 0"),
+        (["--cache-gib", "1e300"], "more than 0"),
+        (["--seed", "99999999999999"], "seed"),
+        (["--budget", "1.0"], "one way only"),
         (["--name", " "], "name"),
         (["--cameras", "CAM_FRONT"], "for files"),
         (["--storage", "postgresql://me:secret@127.0.0.1:1/x"], "cannot be used"),
@@ -172,9 +180,13 @@ def test_another_model_under_the_same_name(arguments, tmp_path, capsys):
     assert main(arguments(tmp_path / "out")) == 0
     before = (tmp_path / "out" / "preset.json").read_bytes()
     line = error_of(capsys, arguments(tmp_path / "out", "--model", str(FOLDER)))
-    assert "another model" in line and "--name" in line
+    assert "another model" in line and "Choose another folder" in line
     line = error_of(capsys, arguments(tmp_path / "out", "--budget", "0.2", "--name", "other"))
     assert "another name" in line and "Choose another folder" in line
+    shared = ["--storage", f"sqlite:///{tmp_path}/out/study.db"]
+    line = error_of(capsys, arguments(tmp_path / "new", "--model", str(FOLDER), *shared))
+    assert "another model" in line and "Choose another --name" in line
+    assert not (tmp_path / "new").exists()
     assert (tmp_path / "out" / "preset.json").read_bytes() == before
 
 

@@ -1,6 +1,7 @@
 """What a finished search says about itself, and that it flatters nobody."""
 
 import json
+import socket
 
 import numpy as np
 import optuna
@@ -11,7 +12,7 @@ from prune2drive.allocators import Rates, load_allocator, load_preset
 from prune2drive.benchmarks.statistics import resamples
 from prune2drive.errors import PruneError
 from prune2drive.search import Search, find_rates
-from prune2drive.search.result import check_folder, compare, conclude, importance
+from prune2drive.search.result import check_folder, compare, conclude, importance, nondominated
 from prune2drive.search.task import Scores
 
 
@@ -74,6 +75,17 @@ def test_frames_of_the_search_are_no_held_out_frames():
         find_rates(made, held_out=held)
 
 
+def test_the_same_pictures_under_another_name_are_no_held_out_frames():
+    class Renamed(Other):
+        contents = ("pictures/1",)
+
+    class Named(FakeTask):
+        contents = tuple(f"pictures/{number}" for number in range(24))
+
+    with pytest.raises(PruneError, match="other/0"):
+        find_rates(Search(Named(), budget=0.25, trials=2), held_out=Renamed(frames=1))
+
+
 def test_without_held_out_frames_there_is_no_score():
     found = find_rates(search())
     assert found.preset.score is None and found.result["held_out"] is None
@@ -114,6 +126,30 @@ def test_a_front_has_a_preset_per_point(tmp_path):
     found.save(tmp_path)
     assert {path.stem for path in (tmp_path / "front").iterdir()} == {str(k) for k in kept}
     assert not (tmp_path / "preset.json").exists()
+
+
+def test_points_that_left_the_front_leave_the_folder(tmp_path):
+    storage = f"sqlite:///{tmp_path}/a.db"
+    for trials in (6, 30):
+        found = find_rates(search(budget=None, front=True, trials=trials), storage=storage)
+        found.save(tmp_path / "out")
+    kept = {path.stem for path in (tmp_path / "out" / "front").iterdir()}
+    assert kept == {str(preset.tokens["kept"]) for preset in found.presets}
+
+
+def test_the_front_is_what_nobody_beats():
+    made = search(budget=None, front=True, trials=40)
+    study = made.join(optuna.storages.InMemoryStorage(), "s")
+    made.work(study)
+    complete = study.get_trials()
+    found = {tuple(trial.values) for trial in nondominated(complete)}
+    assert found == {tuple(trial.values) for trial in study.best_trials}
+
+
+def test_hosts_are_not_told():
+    found = find_rates(search(trials=3))
+    assert {row["worker"] for row in found.result["trials"]} == {1}
+    assert socket.gethostname() not in json.dumps(found.result)
 
 
 def test_what_is_saved_can_be_used(tmp_path):

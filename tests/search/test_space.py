@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from prune2drive.allocators import Rates, Uniform, count
 from prune2drive.errors import PruneError
 from prune2drive.rig import NUSCENES
-from prune2drive.search.space import BudgetSplit, FreeRates, even_rates
+from prune2drive.search.space import BudgetSplit, FreeRates, even_rates, exact_rates
 from prune2drive.tokens import View
 
 SIX = dict.fromkeys(NUSCENES.names, 144)
@@ -23,19 +23,22 @@ def views(tokens):
     return made
 
 
-def uniform(tokens, share):
-    return Uniform(share).allocate(views(tokens), None)
+def uniform(tokens, share, rounding="half-up"):
+    return Uniform(share).allocate(views(tokens), None, rounding)
 
 
 @st.composite
 def budgets(draw, alike=False):
     """A space and parameters within its bounds."""
-    cameras = draw(st.integers(1, 8))
-    lengths = [draw(st.integers(1, 3000))] * cameras
+    cameras = draw(st.integers(2, 8))
+    lengths = [draw(st.integers(2, 3000))] * cameras
     if not alike:
-        lengths = draw(st.lists(st.integers(1, 3000), min_size=cameras, max_size=cameras))
+        lengths = draw(st.lists(st.integers(2, 3000), min_size=cameras, max_size=cameras))
     tokens = {f"CAM_{n}": length for n, length in enumerate(lengths)}
-    space = BudgetSplit(tokens, draw(st.floats(0.001, 1)), draw(st.floats(1.01, 1000)))
+    share, rounding = draw(st.floats(0.001, 1)), draw(st.sampled_from(["half-up", "truncate"]))
+    total = sum(count(n, share, rounding) for n in lengths)
+    assume(cameras < total < sum(lengths))  # others can be split in one way only, and are refused
+    space = BudgetSplit(tokens, share, draw(st.floats(1.01, 1000)), rounding)
     inside = st.floats(space.low, space.high)
     return space, {name: draw(inside) for name in space.names}
 
@@ -49,7 +52,7 @@ def test_every_split_keeps_what_the_uniform_rate_keeps(drawn):
     rates = space.rates(parameters)
     counts = space.counts(rates)
     assert list(counts) == list(rates) == list(space.tokens)
-    assert sum(counts.values()) == space.total == sum(uniform(space.tokens, space.share))
+    assert sum(counts.values()) == space.total == sum(uniform(space.tokens, space.share, space.rounding))
     assert all(1 <= counts[name] <= n for name, n in space.tokens.items())
     assert all(0 < rate <= 1 for rate in rates.values())
 
@@ -58,7 +61,9 @@ def test_every_split_keeps_what_the_uniform_rate_keeps(drawn):
 def test_rates_give_these_counts_when_pruning(drawn):
     space, parameters = drawn
     rates = space.rates(parameters)
-    assert Rates(rates).allocate(views(space.tokens), None) == list(space.counts(rates).values())
+    assert Rates(rates).allocate(views(space.tokens), None, space.rounding) == list(
+        space.counts(rates).values()
+    )
 
 
 @given(budgets(), st.sampled_from([0.25, 0.5, 2.0, 8.0]))
@@ -72,7 +77,9 @@ def test_the_uniform_start_of_equal_cameras_is_the_uniform_rate(drawn):
     space, _ = drawn
     (start,) = space.starts()
     assert all(space.low < parameter < space.high for parameter in start.values())
-    assert list(space.counts(space.rates(start)).values()) == uniform(space.tokens, space.share)
+    assert list(space.counts(space.rates(start)).values()) == uniform(
+        space.tokens, space.share, space.rounding
+    )
 
 
 def test_the_uniform_start_of_unequal_cameras_is_the_uniform_rate():
@@ -103,9 +110,17 @@ def test_a_full_camera_leaves_the_rest_to_others():
     assert counts["CAM_FRONT"] == 144 and sum(counts.values()) == space.total
 
 
-def test_all_tokens_are_a_budget():
-    space = BudgetSplit(MIXED, 1.0)
-    assert set(space.rates(dict.fromkeys(MIXED, 1.0) | {"CAM_FRONT": 3.0}).values()) == {1.0}
+@pytest.mark.parametrize(("tokens", "share"), [(MIXED, 1.0), (SIX, 0.0001), ({"CAM_FRONT": 144}, 0.1)])
+def test_what_can_be_split_in_one_way_only(tokens, share):
+    with pytest.raises(PruneError, match="one way only"):
+        BudgetSplit(tokens, share)
+
+
+@given(st.integers(1, 3000), st.data())
+def test_exact_rates_keep_so_many_however_they_are_rounded(n, data):
+    k = data.draw(st.integers(1, n))
+    (rate,) = exact_rates({"CAM": n}, [k]).values()
+    assert count(n, rate) == count(n, rate, "truncate") == k
 
 
 @pytest.mark.parametrize(
@@ -186,7 +201,7 @@ def test_starts_are_uniform_within_bounds_and_none_twice():
         BudgetSplit(SIX, 0.1),
         BudgetSplit(SIX, 0.1, 1.5),
     ],
-    ids=repr,
+    ids=["free", "narrow", "from a level", "budget", "narrow budget"],
 )
 def test_levels_are_within_bounds_and_none_twice(space):
     levels = space.levels()

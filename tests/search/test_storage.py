@@ -25,7 +25,6 @@ def test_a_database_that_cannot_be_used(url):
     with pytest.raises(PruneError, match="--storage") as error:
         open_storage(url)
     assert "secret" not in str(error.value)
-    assert "secret" not in repr(error.value.__cause__) or "secret" not in str(error.value)
 
 
 def test_a_heartbeat_below_a_second():
@@ -38,6 +37,9 @@ def test_a_heartbeat_below_a_second():
     [
         ("postgresql://me:secret@host/db", "postgresql://me:***@host/db"),
         ("at postgresql+psycopg://me:s:e@host/db: no", "at postgresql+psycopg://me:***@host/db: no"),
+        ("postgresql://me:p@ss@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:se/cr@t@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://host/db?user=me&password=secret&x=1", "postgresql://host/db?user=me&password=***&x=1"),
         ("sqlite:///a.db", "sqlite:///a.db"),
         ("postgresql://host/db", "postgresql://host/db"),
     ],

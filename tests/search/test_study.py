@@ -1,6 +1,7 @@
 """What a study tries, how it judges, and that nothing is lost or done twice."""
 
 import itertools
+import sqlite3
 
 import numpy as np
 import optuna
@@ -10,6 +11,8 @@ from optuna.trial import TrialState
 
 from prune2drive.allocators.total import split
 from prune2drive.errors import PruneError
+from prune2drive.search import storage as storage_module
+from prune2drive.search import study as study_module
 from prune2drive.search.storage import open_storage
 from prune2drive.search.study import REPORT, Search
 
@@ -43,7 +46,9 @@ def test_a_budget_is_met_by_every_trial_to_the_token():
 
 def test_the_value_is_reward_less_penalty():
     task = FakeTask()
-    study = worked(Search(task, penalty=0.3, parts={"exact": 2.0}, trials=8, pruner="none"))
+    search = Search(task, penalty=0.3, parts={"exact": 2.0}, trials=40, pruner="none", low=0.2, high=0.5)
+    study = worked(search)
+    assert any("copied" in t.user_attrs[REPORT] for t in study.trials), "copies are paid for as well"
     for trial in study.trials:
         report = trial.user_attrs[REPORT]
         reward = 2 * (task.quality(report["rates"]) + task.noise.mean())
@@ -117,8 +122,9 @@ def test_steps_cover_every_frame_once():
 
 
 def test_equal_counts_are_not_asked_again():
-    task = FakeTask(tokens=2)  # few splits, so trials repeat
-    study = worked(Search(task, budget=1 / 2, trials=30, sampler="random", pruner="none"))
+    task = FakeTask(tokens=4)  # few splits, so trials repeat
+    study = worked(Search(task, budget=1 / 2, trials=30, sampler="random", pruner="none", steps=12))
+    assert any("copied" in t.user_attrs[REPORT] for t in study.trials)
     asked = {tuple(rates.values()) for rates, _, _ in task.calls}
     assert len(task.calls) == len(asked) * 12
     for trial in study.trials:
@@ -156,6 +162,88 @@ def test_an_interrupted_search_goes_on_as_if_unbroken(tmp_path, sampler):
         assert len(same) >= failed[0].number + 1
 
 
+def test_shares_do_not_depend_on_the_batch():
+    cuts = [Search(FakeTask(frames=100, batch=batch), budget=0.25)._cuts for batch in (1, 7, 16)]
+    assert cuts[0] == cuts[1] == cuts[2]
+    assert cuts[0][0] == 0 and cuts[0][-1] == 100
+
+
+def test_a_score_that_is_no_number_ends_the_search():
+    class Overflowing(FakeTask):
+        def quality(self, rates):
+            return float("nan")
+
+    with pytest.raises(PruneError, match=r"frame/0 to frame/0 is nan.*--dtype"):
+        worked(Search(Overflowing(), budget=0.25, trials=3))
+
+
+def test_a_start_that_failed_is_tried_again():
+    def fail(calls):
+        if calls == 2:
+            raise RuntimeError("out of memory")
+
+    storage = optuna.storages.InMemoryStorage()
+    with pytest.raises(RuntimeError):
+        worked(Search(FakeTask(before=fail), budget=0.25, trials=4), storage)
+    study = worked(Search(FakeTask(), budget=0.25, trials=4), storage)
+    (start,) = [t for t in finished(study) if t.user_attrs.get("start")]
+    assert start.user_attrs[REPORT]["counts"] == dict.fromkeys(WORTH, 4)
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_trial_that_was_taken_and_never_begun_is_given_up(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(storage_module, "NAMELESS", 0.2)
+    monkeypatch.setattr(study_module, "POLL", 0.1)
+    url = f"sqlite:///{tmp_path}/a.db"
+    storage = optuna.storages.InMemoryStorage() if kind == "memory" else open_storage(url, heartbeat=1)
+    search = Search(FakeTask(), budget=0.25, trials=3)
+    study = search.join(storage, "s")
+    study.ask()  # as a worker that was killed before its first sign of life
+    search.work(study)
+    assert study.trials[0].state == TrialState.FAIL
+    assert [t.state for t in finished(study)].count(TrialState.RUNNING) == 0
+    assert len(finished(study)) == 3
+    assert len([t for t in finished(study) if t.user_attrs.get("start")]) == 1
+
+
+def test_a_worker_that_was_taken_for_dead_goes_on(tmp_path):
+    url = f"sqlite:///{tmp_path}/a.db"
+    other = {}
+
+    def declare_dead(calls):
+        if calls == 30:
+            study = other["study"]
+            (running,) = study.get_trials(states=(TrialState.RUNNING,))
+            study.tell(running.number, state=TrialState.FAIL)
+
+    search = Search(FakeTask(before=declare_dead), budget=0.25, trials=5, pruner="none")
+    other["study"] = search.join(open_storage(url), "s")
+    study = worked(search, open_storage(url))
+    assert len(finished(study)) == 5
+    assert [t.state for t in study.trials].count(TrialState.FAIL) == 1
+
+
+def test_a_value_error_of_the_task_is_no_death():
+    def fail(calls):
+        if calls == 5:
+            raise ValueError("of the task")
+
+    with pytest.raises(ValueError, match="of the task"):
+        worked(Search(FakeTask(before=fail), budget=0.25, trials=3))
+
+
+def test_a_lost_database_is_told_in_one_sentence(tmp_path):
+    path = tmp_path / "a.db"
+
+    def drop(calls):
+        if calls == 5:
+            with sqlite3.connect(path) as connection:
+                connection.execute("drop table trial_intermediate_values")
+
+    with pytest.raises(PruneError, match=r"database cannot be used any more.*again"):
+        worked(Search(FakeTask(before=drop), budget=0.25, trials=3), open_storage(f"sqlite:///{path}"))
+
+
 def test_a_finished_study_asks_nothing(tmp_path):
     storage = f"sqlite:///{tmp_path}/a.db"
     worked(Search(FakeTask(), budget=0.25, trials=5), open_storage(storage))
@@ -176,10 +264,11 @@ def test_a_small_grid_ends_when_all_is_tried():
         def quality(self, rates):
             return rates["AHEAD"]
 
-    study = worked(Search(OneCamera(), penalty=0.1, sampler="grid", trials=50, pruner="none"))
-    rates = sorted(t.user_attrs[REPORT]["rates"]["AHEAD"] for t in finished(study))
-    assert len(rates) < 10
-    assert set(rates) == {0.02, 0.05, 0.1, 0.25, 0.5, 1.0}
+    search = Search(OneCamera(), penalty=0.1, sampler="grid", trials=50, pruner="none")
+    study = worked(search)
+    tried = [t.params["AHEAD"] for t in finished(study)]
+    assert sorted(set(tried)) == search.space.levels() == [0.02, 0.05, 0.1, 0.25, 0.5, 1.0]
+    assert len(tried) == 7, "every level once, and the start"
 
 
 def test_an_error_ends_the_worker_and_the_study_goes_on():
@@ -211,6 +300,8 @@ def test_an_error_ends_the_worker_and_the_study_goes_on():
         ({"trials": 0}, "at least 1"),
         ({"penalty": 0.03, "low": 0.5, "high": 0.2}, "lower one first"),
         ({"spread": 1.0}, "nothing to search"),
+        ({"seed": 2**32}, "seed"),
+        ({"budget": 1.0}, "one way only"),
     ],
 )
 def test_impossible_settings(options, words):

@@ -6,7 +6,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..allocators.base import check_rate
 from ..engine.attach import Pruned, prune
@@ -81,6 +81,7 @@ class Setting:
 class FreshRandom(Random):
     """`Random`, drawn anew for every sample by its name in ``scenes``."""
 
+    nested: ClassVar[bool] = False  # an order of one batch is none of another
     scenes: tuple[str, ...] = ()
 
     def seed_of(self, sample: int) -> int:

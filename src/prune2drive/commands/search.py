@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import signal
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,14 +134,14 @@ def run(args: argparse.Namespace) -> int:
     low, high = _bounds(args.bounds)
     if not args.name.strip():
         raise PruneError("--name is empty. Give the study a name.")
-    if not math.isfinite(args.cache_gib) or args.cache_gib <= 0:
-        raise PruneError(f"--cache-gib {args.cache_gib:g}: give more than 0.")
+    if not 0 < args.cache_gib < 2**30:
+        raise PruneError(f"--cache-gib {args.cache_gib:g}: give more than 0, such as 10.")
     from rich.console import Console
 
     from ..allocators.base import check_rate
     from ..registry import resolve_method
     from ..search import Objective, Search, open_storage
-    from ..search.result import check_folder, conclude
+    from ..search.result import check_apart, check_folder, conclude
     from ..search.samplers import make_pruner, make_sampler
     from ..search.space import FreeRates
 
@@ -173,16 +172,16 @@ def run(args: argparse.Namespace) -> int:
         trials=args.trials,
         seed=args.seed,
     )
-    study = search.join(storage, args.name)
     check_folder(out, {"name": args.name, **search.about()})
+    check_apart(task, held_out)
+    study = search.join(storage, args.name)
     with _terminable():
-        _work(search, study, task, console)
-        if held_out is not None:
-            with console.status("judging the result on held-out frames"):
-                held_out.prepare()
-                found = conclude(search, study, held_out)
-        else:
-            found = conclude(search, study)
+        if held_out is not None:  # before the trials: a damaged picture should not end hours of them
+            _encode(held_out, "encoding held-out frames", console)
+        _encode(task, "encoding frames", console)
+        _work(search, study, console)
+        with console.status("judging the result"):
+            found = conclude(search, study, held_out)
     found.save(out)
 
     from ..report.search import print_search
@@ -221,6 +220,7 @@ def make_tasks(args: argparse.Namespace) -> tuple[Task, Task | None]:
 
     from ..rig import load_rig
     from ..search import FramesTask
+    from ..search.data import count_frames
 
     if args.model is None:
         raise PruneError("--data FILE needs --model: the reference model knows drawn streets only.")
@@ -238,14 +238,13 @@ def make_tasks(args: argparse.Namespace) -> tuple[Task, Task | None]:
     frames = FramesTask(model, processor, args.data, count=args.samples, **common)
     if not args.held_out:
         return frames, None
-    taken = len(frames.frames)
-    try:
-        return frames, FramesTask(model, processor, args.data, start=taken, count=args.held_out, **common)
-    except PruneError as error:
+    taken, there = len(frames.frames), count_frames(args.data)
+    if taken == there:
         raise PruneError(
-            f"after the {taken} frames of the search, none are left to judge its result on ({error}) "
-            f"Give --samples {max(1, taken * 4 // 5)}, or --held-out 0."
-        ) from error
+            f"the search takes all {there} frames of {args.data}, and none are left to judge its result on. "
+            f"Give --samples {max(1, there * 4 // 5)}, or --held-out 0."
+        )
+    return frames, FramesTask(model, processor, args.data, start=taken, count=args.held_out, **common)
 
 
 def parse_score(text: str) -> dict[str, float]:
@@ -287,25 +286,32 @@ def _storage(args: argparse.Namespace, out: Path) -> str:
     return f"sqlite:///{out / DATABASE}"
 
 
-def _work(search: Any, study: Any, task: Task, console: Any) -> None:
-    """Encode, then run trials, under progress bars."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        frames = bar.add_task("encoding frames", total=len(task.frames))
+def _encode(task: Task, what: str, console: Any) -> None:
+    with _progress(console) as bar:
+        frames = bar.add_task(what, total=len(task.frames))
         task.prepare(lambda done: bar.advance(frames, done))
+
+
+def _work(search: Any, study: Any, console: Any) -> None:
+    """Run trials under a progress bar."""
+    with _progress(console) as bar:
         trials = bar.add_task("trials", total=search.trials)
-        bar.start_task(trials)
 
         def show(done: Any) -> None:
             values = [
-                trial.value for trial in done if trial.state.name == "COMPLETE" and search.mode != "front"
+                trial.values[0] for trial in done if trial.state.name == "COMPLETE" and search.mode != "front"
             ]
             text = f"trials (best {max(values):.4f})" if values else "trials"
             bar.update(trials, completed=len(done), description=text)
 
         search.work(study, show)
+
+
+def _progress(console: Any) -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)
 
 
 @contextmanager

@@ -311,9 +311,13 @@ def _counted(result: Result) -> str:
 
 
 def _saved(result: Result) -> float | None:
-    """The share of model calls that stopping trials saved; failed trials saved nothing and do not count."""
+    """The share of model calls that stopping trials saved.
+
+    Failed trials saved nothing, and copies of earlier ones would have cost nothing: neither counts.
+    """
     full = number((about_of(result).get("data") or {}).get("samples"))
-    seen = [number(t.get("samples")) for t in trials_of(result, "complete", "pruned")]
+    asked = [t for t in trials_of(result, "complete", "pruned") if t.get("copied") is None]
+    seen = [number(t.get("samples")) for t in asked]
     if not full or not seen or None in seen:
         return None
     return max(0.0, 1 - sum(n for n in seen if n is not None) / (len(seen) * full))

@@ -67,12 +67,7 @@ def read_frames(
     path = Path(path).expanduser()
     if start < 0 or (count is not None and count < 1):
         raise PruneError(f"{count} frames from {start}: give at least 1, from 0 on.")
-    data = read_json(path, "frames", "Give a JSON file with frames and questions.")
-    records = data.get("frames") if isinstance(data, dict) else None
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise PruneError(
-            f'{path}: "frames" must be a list of {{"id": ..., "images": {{camera: path}}, "qa": [...]}}.'
-        )
+    records = _records(path)
     ids = [str(record.get("id", number)) for number, record in enumerate(records)]
     if twice := [name for name, times in Counter(ids).items() if times > 1]:
         raise PruneError(f"frame {twice[0]}: written twice in {path}. Give each frame an id of its own.")
@@ -80,6 +75,21 @@ def read_frames(
     if not chosen:
         raise PruneError(f"{path} holds {len(records)} frames, none from {start} on. Add frames to it.")
     return [_frame(name, record, path, tuple(known), cameras) for name, record in chosen]
+
+
+def count_frames(path: str | Path) -> int:
+    """How many frames a file lists; PruneError as `read_frames` for no such file."""
+    return len(_records(Path(path).expanduser()))
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    data = read_json(path, "frames", "Give a JSON file with frames and questions.")
+    records = data.get("frames") if isinstance(data, dict) else None
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise PruneError(
+            f'{path}: "frames" must be a list of {{"id": ..., "images": {{camera: path}}, "qa": [...]}}.'
+        )
+    return records
 
 
 def digest(value: Any) -> str:

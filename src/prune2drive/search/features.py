@@ -25,7 +25,10 @@ from ..files import read_json, write_atomically
 FORMAT = 1
 """Of the files; part of every key."""
 
-KEY, LOCK, FILLING, SUFFIX = "key.json", ".in-use", ".filling", ".safetensors"
+KEY, LOCK, FILLING, SUFFIX, TRASH = "key.json", ".in-use", ".filling", ".safetensors", ".trash-"
+
+MAPPED = 4096
+"""Frames whose files are kept mapped; a process may map about 65,000 in all."""
 
 LIMIT = 10 * 2**30
 """Bytes that all keys together may take, unless told otherwise."""
@@ -90,7 +93,7 @@ class FeatureCache:
     ) -> int:
         """Encode the frames that are not there yet; returns how many those were.
 
-        One process fills at a time: others wait, and may then find the work done.
+        One process fills a key at a time: others wait, and then find the work done.
 
         Args:
             frames: their ids, no two alike.
@@ -102,21 +105,24 @@ class FeatureCache:
         progress(len(frames) - len(missing))
         if not missing:
             return 0
-        encoded = held = room = 0
-        with open(self.root / FILLING, "ab") as lock:  # of all keys: they share the room
+        encoded = 0
+        with open(self.folder / FILLING, "ab") as lock:
             _flock(lock, exclusive=True)
+            for torn in self.folder.glob(".*.tmp"):  # of a process that was killed; nobody else writes now
+                torn.unlink(missing_ok=True)
             there = [frame for frame in missing if self._whole(frame)]
             progress(len(there))
             missing = [frame for frame in missing if frame not in set(there)]
             for start in range(0, len(missing), batch):
                 group = missing[start : start + batch]
+                largest = 0
                 for frame, item in zip(group, encode(group), strict=True):
-                    # Early, from the first frame's size; again where later frames are larger.
-                    if not encoded or held + _size(item) > room:
-                        left = len(missing) - encoded
-                        room = held + self._make_room(_size(item), left, len(frames))
+                    # Anew for every batch: others fill their keys, and later frames may be larger.
+                    if _size(item) > largest:
+                        largest = _size(item)
+                        self._make_room(largest, len(missing) - encoded, len(frames))
                     self._write(frame, item)
-                    encoded, held = encoded + 1, held + _size(item)
+                    encoded += 1
                 progress(len(group))
         return encoded
 
@@ -130,6 +136,8 @@ class FeatureCache:
             from safetensors import SafetensorError
             from safetensors.torch import load_file
 
+            while len(self._items) >= MAPPED:
+                del self._items[next(iter(self._items))]
             try:
                 self._items[frame] = load_file(self._path(frame))
             except (OSError, SafetensorError) as error:
@@ -186,17 +194,19 @@ class FeatureCache:
 
     # -- room -----------------------------------------------------------------------------------
 
-    def _make_room(self, each: int, missing: int, frames: int) -> int:
-        """Delete what was used longest ago until ``missing`` more files of ``each`` bytes fit.
-
-        Returns the bytes of those files.
-        """
-        own = _bytes_in(self.folder) + each * missing
+    def _make_room(self, each: int, missing: int, frames: int) -> None:
+        """Delete what was used longest ago until ``missing`` more files of ``each`` bytes fit."""
+        there = _bytes_in(self.folder)
+        own = there + each * missing
         if own > self.limit:
+            more, have, limit = (size / 2**30 for size in (each * missing, there, self.limit))
             raise PruneError(
-                f"the features of {frames} frames take {own / 2**30:.3g} GiB, more than the "
-                f"{self.limit / 2**30:.3g} GiB that the cache may hold. Allow more, or take fewer frames."
+                f"the features of {missing} of {frames} frames take {more:.3g} GiB more, and those of this "
+                f"model take {have:.3g} GiB already; the cache may hold {limit:.3g} GiB. Allow more, take "
+                f"fewer frames, or delete {self.folder}."
             )
+        for path in self.root.glob(TRASH + "*"):  # half deleted by a process that was killed
+            shutil.rmtree(path, ignore_errors=True)
         others = [path for path in self.root.iterdir() if path != self.folder and (path / KEY).is_file()]
         others.sort(key=_last_used)
         room = self.limit - own - sum(_bytes_in(path) for path in others)
@@ -206,12 +216,14 @@ class FeatureCache:
             with _unused(path) as free:
                 if free:
                     room += _bytes_in(path)
-                    shutil.rmtree(path, ignore_errors=True)
+                    trash = self.root / f"{TRASH}{secrets.token_hex(8)}"
+                    with contextlib.suppress(OSError):  # under a new name, so that no half of it is believed
+                        os.rename(path, trash)
+                        shutil.rmtree(trash, ignore_errors=True)
         if room < 0:
             raise PruneError(
                 f"the feature cache {self.root} is full of what other runs use. Allow more, or wait for them."
             )
-        return each * missing
 
 
 def _size(item: Item) -> int:

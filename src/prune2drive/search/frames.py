@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..allocators import Rates
+from ..allocators import Rates, count
 from ..benchmarks.language import language
 from ..benchmarks.runner import weights_hash
 from ..engine.attach import Pruned, prune
@@ -116,6 +117,10 @@ class FramesTask(Task):
         seen.rewrite(**self._inputs(self._questions(0)[:1], [folder[self.data[0].feature_id]]))
         return {name: cell.before for name, cell in seen.record.stage(0)[0].items()}
 
+    @property
+    def contents(self) -> Sequence[str]:
+        return [frame.pictures for frame in self.data]
+
     @cached_property
     def cameras(self) -> Sequence[str]:  # type: ignore[override]
         return self.pictures if isinstance(self.layout, PerCamera) else tuple(self.tokens)
@@ -167,6 +172,16 @@ class FramesTask(Task):
             for part, values in found.items():
                 np.add.at(sums[part], [ask.frame - start for ask in group], values)
         return Scores(np.array([float(len(frame.qa)) for frame in self.data[start:stop]]), sums)
+
+    def kept(self, retention: Mapping[str, float]) -> float:
+        if not (isinstance(self.method, Selector) and self.method.nested):
+            return super().kept(retention)  # no order to count the tokens of other frames by
+        folder, total = self._prepared(self.data), 0
+        for frame in self.data:
+            lengths = (folder[frame.feature_id]["order"] >= 0).sum(-1).tolist()
+            pairs = zip(self.tokens, lengths, strict=True)
+            total += sum(count(n, retention[name], self.rounding) for name, n in pairs)
+        return total / len(self.data)
 
     # -- asking ---------------------------------------------------------------------------------
 
@@ -329,9 +344,20 @@ def _identity(model: Any, model_id: str | Path) -> dict[str, Any]:
     for name in ("_name_or_path", "transformers_version"):  # where it lies, and who wrote it
         settings.pop(name, None)
     hashes = {"config": digest(settings), "commit": getattr(model.config, "_commit_hash", None)}
+    if hasattr(model, "peft_config") or any(".lora_" in name for name, _ in model.named_parameters()):
+        hashes["adapted"] = _parameters_hash(model)  # what lies in the folder is not what runs
     if folder.is_dir():
         return {"model": folder.resolve().name, "weights": weights_hash(folder), **hashes}
     return {"model": str(model_id), "weights": None, **hashes}
+
+
+def _parameters_hash(model: Any) -> str:
+    """SHA-256 over the names and values of all parameters."""
+    total = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        total.update(name.encode())
+        total.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 def _processor_settings(processor: Any) -> dict[str, Any]:

@@ -60,9 +60,14 @@ class Found:
         write_atomically(folder / RESULT, json.dumps(self.result, indent=1) + "\n")
         if self.preset is not None:
             self.preset.save(folder / PRESET)
-        for preset in self.presets:
+        points = {f"{preset.tokens['kept']}.json": preset for preset in self.presets}
+        if points:
             (folder / FRONT).mkdir(exist_ok=True)
-            preset.save(folder / FRONT / f"{preset.tokens['kept']}.json")
+            for old in (folder / FRONT).glob("*.json"):
+                if old.name not in points:  # of this search, see above; a better one has come since
+                    old.unlink()
+        for name, preset in points.items():
+            preset.save(folder / FRONT / name)
         write_search(self.result, folder / PAGE)
         return folder
 
@@ -81,6 +86,22 @@ def check_folder(folder: Path, about: Mapping[str, Any]) -> None:
         )
 
 
+def check_apart(task: Task, held_out: Task | None) -> None:
+    """Refuse held-out frames that the search looks at, by whatever name.
+
+    Raises:
+        PruneError: naming such a frame.
+    """
+    if held_out is None:
+        return
+    seen = set(task.frames) | set(task.contents)
+    for name, content in zip(held_out.frames, held_out.contents, strict=True):
+        if name in seen or content in seen:
+            raise PruneError(
+                f"frame {name} of the held-out data is one that the search looks at. Give other frames."
+            )
+
+
 def conclude(search: Search, study: optuna.Study, held_out: Task | None = None) -> Found:
     """Sum up a study: the best trial, or the front, and what it is worth on frames the search never saw.
 
@@ -94,15 +115,11 @@ def conclude(search: Search, study: optuna.Study, held_out: Task | None = None) 
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
         raise PruneError(f"no trial of the study {study.study_name!r} was finished. Run more.")
-    if held_out is not None and (twice := set(search.task.frames) & set(held_out.frames)):
-        raise PruneError(
-            f"{len(twice)} frames, such as {sorted(twice)[0]}, are in the search and in the held-out data. "
-            "Give others."
-        )
+    check_apart(search.task, held_out)
     result: dict[str, Any] = {
         "format": FORMAT,
         "about": {"name": study.study_name, **search.about(), "trials": search.trials},
-        "trials": [_row(trial) for trial in trials if trial.state in STATES],
+        "trials": _rows([trial for trial in trials if trial.state in STATES]),
         "best": None,
         "front": [],
         "importance": importance(complete, search),
@@ -110,12 +127,11 @@ def conclude(search: Search, study: optuna.Study, held_out: Task | None = None) 
         "preset": None,
     }
     if search.mode == "front":
-        points = {trial.user_attrs[REPORT]["kept"]: trial for trial in study.best_trials}
-        chosen = [points[kept] for kept in sorted(points)]
+        chosen = nondominated(complete)
         result["front"] = [trial.number for trial in chosen]
         presets = [_preset(search, study, trial, _scored(search, held_out, trial)) for trial in chosen]
         return Found(result, None, presets)
-    best = study.best_trial
+    best = max(complete, key=lambda trial: trial.values[0])
     score = _scored(search, held_out, best)
     preset = _preset(search, study, best, score)
     result |= {"best": best.number, "held_out": score, "preset": preset.to_dict()}
@@ -171,8 +187,13 @@ def _scored(search: Search, held_out: Task | None, trial: FrozenTrial) -> dict[s
     report, everything = trial.user_attrs[REPORT], len(held_out.frames)
     parts = list(dict.fromkeys([*search.objective.parts, "exact"]))
     searched = held_out.score(report["rates"], 0, everything, parts)
-    uniform = held_out.score(even_rates(search.task.tokens, report["kept"]), 0, everything, parts)
-    return {"data": held_out.about()["data"], **compare(searched, uniform)}
+    even = even_rates(search.task.tokens, report["kept"])
+    uniform = held_out.score(even, 0, everything, parts)
+    return {
+        "data": held_out.about()["data"],
+        "kept": {"searched": held_out.kept(report["rates"]), "uniform": held_out.kept(even)},
+        **compare(searched, uniform),
+    }
 
 
 def _preset(search: Search, study: optuna.Study, trial: FrozenTrial, score: dict[str, Any] | None) -> Preset:
@@ -203,6 +224,24 @@ def _preset(search: Search, study: optuna.Study, trial: FrozenTrial, score: dict
         date=datetime.date.today().isoformat(),
         version=metadata.version("prune2drive"),
     )
+
+
+def nondominated(complete: list[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that no other beats in reward with as few tokens: fewest tokens first, one per number."""
+    front: list[FrozenTrial] = []
+    for trial in sorted(complete, key=lambda trial: (trial.values[1], -trial.values[0], trial.number)):
+        if not front or trial.values[0] > front[-1].values[0]:
+            front.append(trial)
+    return front
+
+
+def _rows(trials: list[FrozenTrial]) -> list[dict[str, Any]]:
+    """All trials as plain data; workers are numbered, since hosts' names are nobody's business."""
+    rows = [_row(trial) for trial in trials]
+    numbers = {
+        name: at for at, name in enumerate(dict.fromkeys(row["worker"] for row in rows if row["worker"]), 1)
+    }
+    return [{**row, "worker": numbers.get(row["worker"])} for row in rows]
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:

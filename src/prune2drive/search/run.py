@@ -8,7 +8,7 @@ from typing import Any
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 
-from .result import Found, conclude
+from .result import Found, check_apart, conclude
 from .storage import open_storage
 from .study import Search
 from .task import Task
@@ -36,7 +36,10 @@ def find_rates(
         PruneError: the storage cannot be used, or the study there searches something else.
     """
     opened: Any = InMemoryStorage() if storage is None else open_storage(storage, heartbeat)
+    check_apart(search.task, held_out)
     study = search.join(opened, name)
+    if held_out is not None:  # before the trials: a damaged picture should not end hours of them
+        held_out.prepare()
     search.task.prepare()
     search.work(study, progress)
     return conclude(search, study, held_out)

@@ -110,6 +110,11 @@ class BudgetSplit(Space):
         self.low, self.high = 1 / spread, spread
         self._uniform = [count(n, share, rounding) for n in self.tokens.values()]
         self.total = sum(self._uniform)
+        if len(self.tokens) < 2 or self.total in (len(self.tokens), sum(self.tokens.values())):
+            raise PruneError(
+                f"budget {share:g} keeps {self.total} of {sum(self.tokens.values())} tokens of "
+                f"{len(self.tokens)} cameras, which can be split in one way only. Give another one."
+            )
 
     def rates(self, parameters: Mapping[str, float]) -> dict[str, float]:
         weights = [parameters[camera] for camera in self.tokens]
@@ -131,8 +136,12 @@ def even_rates(tokens: Mapping[str, int], kept: int) -> dict[str, float]:
 
 def exact_rates(tokens: Mapping[str, int], kept: Sequence[int]) -> dict[str, float]:
     """Rates, in whole millionths, that keep just so many tokens of each camera however they are rounded."""
-    # Upwards, since some methods cut off: a millionth of a view is far less than half a token.
-    return {
-        camera: min(math.ceil(1_000_000 * k / n) / 1_000_000, 1.0)
-        for (camera, n), k in zip(tokens.items(), kept, strict=True)
-    }
+    return {camera: _exact(n, k) for (camera, n), k in zip(tokens.items(), kept, strict=True)}
+
+
+def _exact(n: int, k: int) -> float:
+    """The lowest such rate: upwards, since some methods cut off, and floating point may fall short."""
+    millionths = -(-1_000_000 * k // n)
+    while count(n, millionths / 1_000_000, "truncate") < k:
+        millionths += 1
+    return min(millionths / 1_000_000, 1.0)

@@ -7,11 +7,14 @@ import logging
 import re
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import PruneError
 from .samplers import make_pruner
@@ -19,6 +22,12 @@ from .space import Parameters
 
 ABOUT, READY = "about", "ready"
 """User attributes of a study: what it searches, and that its first trials are queued."""
+
+WORKER = "worker"
+"""User attribute of a trial: the process that runs it."""
+
+NAMELESS = 30
+"""Seconds within which a worker writes its name to a trial, in a storage without heartbeat."""
 
 RETRIES = 3
 """How often a trial is tried again after its worker was killed."""
@@ -70,8 +79,27 @@ def open_storage(url: str, heartbeat: int = 60) -> RDBStorage:
 
 
 def hide_password(text: str) -> str:
-    """A text with the password of every URL in it replaced by stars."""
-    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
+    """A text with the password of every URL in it replaced by stars, odd ones with "/" or "@" included."""
+    text = re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", text)
+    return re.sub(r"(password\s*=\s*)[^&\s]+", r"\1***", text, flags=re.IGNORECASE)
+
+
+@contextmanager
+def lost_database() -> Iterator[None]:
+    """Turn the errors of a database that went away in the middle of the work into one sentence."""
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, UnboundLocalError) as error:
+        # Optuna stumbles over a name of its own when the database is gone while it tells a result.
+        cause = error.__context__ if isinstance(error, UnboundLocalError) else error
+        if not isinstance(cause, SQLAlchemyError | optuna.exceptions.StorageInternalError):
+            raise
+        told = getattr(cause.__cause__, "orig", None) or getattr(cause, "orig", None) or cause
+        reason = " ".join(hide_password(str(told)).split())[:200]
+        raise PruneError(
+            f"the study's database cannot be used any more: {reason}. Nothing that was told is lost: run the "
+            "same command again."
+        ) from error
 
 
 def _with_driver(url: str) -> str:
@@ -110,18 +138,56 @@ def join_study(
     except optuna.exceptions.DuplicatedStudyError:
         study = optuna.load_study(pruner=rule, **options)
         study = _joined(study, about)
-    else:
-        _queue(study, starts)
-        return study
-    if not study.user_attrs.get(READY):  # whoever founded it was killed half-way
-        _queue(study, starts)
+    _queue(study, starts)
     return study
 
 
 def _queue(study: optuna.Study, starts: Sequence[Parameters]) -> None:
+    """Queue the first trials that are not there: all of a new study, and those that failed of an old one."""
+    alive = [
+        trial.system_attrs.get("fixed_params", trial.params)
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state != TrialState.FAIL
+    ]
     for parameters in starts:
-        study.enqueue_trial(dict(parameters), user_attrs={"start": "uniform"}, skip_if_exists=True)
-    study.set_user_attr(READY, True)
+        if dict(parameters) not in alive:
+            study.enqueue_trial(dict(parameters), user_attrs={"start": "uniform"})
+    if not study.user_attrs.get(READY):
+        study.set_user_attr(READY, True)
+
+
+class Orphans:
+    """Running trials whose worker is gone.
+
+    The heartbeat finds those that had one. A worker that was killed between taking a trial and its
+    first sign of life leaves a trial that no heartbeat misses; it is known by bearing no worker's name
+    for longer than any worker needs to write it.
+    """
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+        storage: Any = study._storage  # a study may wrap it in a cache, which passes this on
+        interval = getattr(storage, "get_heartbeat_interval", lambda: None)()
+        self._patience = 2.0 * (interval or NAMELESS)
+        self._seen: dict[int, float] = {}
+
+    def requeue(self) -> None:
+        """Give up what is orphaned, and queue it again with the same parameters."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            optuna.storages.fail_stale_trials(self._study)
+        now = time.monotonic()
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if WORKER in trial.user_attrs:
+                continue
+            if now - self._seen.setdefault(trial.number, now) < self._patience:
+                continue
+            try:
+                self._study.tell(trial.number, state=TrialState.FAIL)
+            except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+                continue  # another worker did so in this moment
+            if parameters := trial.system_attrs.get("fixed_params") or trial.params:
+                self._study.enqueue_trial(dict(parameters), user_attrs=trial.user_attrs)
 
 
 def _joined(study: optuna.Study, about: Mapping[str, Any]) -> optuna.Study:

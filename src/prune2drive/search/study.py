@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,18 +15,18 @@ from optuna.trial import FrozenTrial, TrialState
 from ..errors import PruneError
 from .objective import Objective
 from .samplers import PAIRED, make_pruner, make_sampler
-from .space import BudgetSplit, FreeRates, Space
-from .storage import join_study
+from .space import BudgetSplit, FreeRates, Space, exact_rates
+from .storage import WORKER, Orphans, join_study, lost_database
 from .task import Scores, Task
 
 STEPS = 32
-"""Shares of the frames after which a trial may be stopped; at most one per batch."""
+"""Shares of the frames after which a trial may be stopped."""
 
 POLL = 1.0
 """Seconds between looks at the database while others finish the last trials."""
 
-REPORT, WORKER = "report", "worker"
-"""User attributes of a trial: what `Search.evaluate` found, and the process that runs it."""
+REPORT = "report"
+"""User attribute of a trial: what `Search.evaluate` found."""
 
 
 class Search:
@@ -43,7 +43,7 @@ class Search:
         spread: how far rates may differ from each other, for a budget: see `BudgetSplit`.
         sampler, pruner: see `samplers`. A front cannot stop trials early.
         trials: how many are finished or stopped in all, by all workers together.
-        steps: shares of the frames after which a trial may be stopped.
+        steps: shares of the frames after which a trial may be stopped; no more than frames.
 
     Raises:
         PruneError: contradictory or impossible settings; a score that the task does not give.
@@ -70,8 +70,10 @@ class Search:
             raise PruneError(
                 "a budget fixes the tokens, a penalty weighs them, a front shows all: choose one of them."
             )
-        if trials < 1 or steps < 1 or seed < 0:
-            raise PruneError(f"trials {trials}, steps {steps}, seed {seed}: give at least 1, 1 and 0.")
+        if trials < 1 or steps < 1 or not 0 <= seed < 2**32:
+            raise PruneError(
+                f"trials {trials}, steps {steps}, seed {seed}: give at least 1, 1 and 0 (a seed below 2**32)."
+            )
         self.task, self.trials, self.seed = task, trials, seed
         self.objective = Objective(parts or {"likelihood": 1.0}, penalty or 0.0)
         self.objective.check(task.parts)
@@ -88,12 +90,14 @@ class Search:
             raise PruneError(
                 f"a front compares in two ways, so {self.pruner!r} cannot stop trials. Say none."
             )
-        batches = -(-len(task.frames) // task.batch)
-        self.steps = min(steps, batches)
+        frames = len(task.frames)
+        self.steps = min(steps, frames)
         make_sampler(self.sampler, self.space, seed, trials, front)  # their errors now
         make_pruner(self.pruner)
-        cuts = [round(batches * step / self.steps) * task.batch for step in range(self.steps + 1)]
-        self._cuts = [min(cut, len(task.frames)) for cut in cuts]
+        # Whatever the batch: workers with larger ones must see the same shares.
+        self._cuts = [round(frames * step / self.steps) for step in range(self.steps + 1)]
+        self._at: int | None = None
+        self._error: Exception | None = None
 
     def about(self) -> dict[str, Any]:
         """What all workers of a study must agree on."""
@@ -134,8 +138,18 @@ class Search:
         Returns:
             The objective; for a front, the reward and the tokens kept.
         """
+        self._at, self._error = trial.number, None
+        storage: Any = trial.storage
+        if getattr(storage, "get_heartbeat_interval", lambda: None)():
+            # Before the trial bears a name: no kill may leave one with a name that is never missed.
+            storage.record_heartbeat(trial._trial_id)
         try:
             return self._evaluate(trial)
+        except (optuna.TrialPruned, optuna.exceptions.UpdateFinishedTrialError):
+            raise
+        except Exception as error:
+            self._error = error
+            raise
         except KeyboardInterrupt:
             # Whoever goes on finds it in the queue, as after a killed worker.
             trial.study.enqueue_trial(trial.params, user_attrs=_marks(trial))
@@ -147,6 +161,8 @@ class Search:
         trial.set_user_attr(WORKER, worker)  # now, so that a trial left behind tells whose it was
         rates = self.space.rates(self.space.suggest(trial))
         counts = self.space.counts(rates)
+        if self.task.fixed_length:  # what is really kept is what is paid for
+            rates = exact_rates(self.task.tokens, list(counts.values()))
         report: dict[str, Any] = {
             "rates": rates,
             "counts": counts,
@@ -160,6 +176,12 @@ class Search:
             seen.append(self.task.score(rates, start, stop, list(self.objective.parts)))
             means = Scores.joined(seen).means()
             value = self.objective.value(means, rates)
+            if not math.isfinite(value):
+                first, last = self.task.frames[start], self.task.frames[stop - 1]
+                raise PruneError(
+                    f"the score of frames {first} to {last} is {value} ({means}). Does the model overflow "
+                    "in its number type? Try --dtype bfloat16 or float32."
+                )
             hopeless = False
             if self.mode != "front":
                 paired = self.pruner in PAIRED
@@ -211,28 +233,45 @@ class Search:
         Raises:
             KeyboardInterrupt: the trial at hand is back in the queue; the same call goes on.
         """
+        orphans = Orphans(study)
         while True:
-            trials = study.get_trials(deepcopy=False)
+            with lost_database():
+                trials = study.get_trials(deepcopy=False)
             done = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
             progress(done)
-            if len(done) >= self.trials or self._exhausted(study):
-                return
             running = sum(trial.state == TrialState.RUNNING for trial in trials)
-            if len(done) + running >= self.trials:
+            ended = self._exhausted(study, trials)
+            if len(done) >= self.trials or (ended and not running):
+                return
+            if len(done) + running >= self.trials or ended:
                 # Others do the last ones. If one of them was killed, its trial will be queued again.
                 time.sleep(POLL)
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                    optuna.storages.fail_stale_trials(study)
+                with lost_database():
+                    orphans.requeue()
                 continue
             try:
-                study.optimize(self.evaluate, n_trials=1)
-            except optuna.exceptions.UpdateFinishedTrialError:
-                continue  # taken for dead (a machine that slept) and given to somebody else
+                with lost_database():
+                    study.optimize(self.evaluate, n_trials=1)
+            except PruneError:
+                raise
+            except (optuna.exceptions.UpdateFinishedTrialError, ValueError) as error:
+                if error is self._error or not self._taken(study):
+                    raise
+                # Taken for dead (a machine that slept) and given to somebody else.
 
-    def _exhausted(self, study: optuna.Study) -> bool:
-        sampler: Any = study.sampler
-        return self.sampler == "grid" and bool(sampler.is_exhausted(study))
+    def _taken(self, study: optuna.Study) -> bool:
+        """Whether somebody else ended the trial that this process was at."""
+        return any(
+            t.number == self._at and t.state == TrialState.FAIL for t in study.get_trials(deepcopy=False)
+        )
+
+    def _exhausted(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether every point of a grid was tried or is being tried."""
+        if self.sampler != "grid":
+            return False
+        tried = {t.system_attrs["grid_id"] for t in trials if "grid_id" in t.system_attrs}
+        waiting = any(trial.state == TrialState.WAITING for trial in trials)
+        return len(tried) >= len(self.space.levels()) ** len(self.space.names) and not waiting
 
 
 def _marks(trial: optuna.Trial) -> dict[str, Any]:

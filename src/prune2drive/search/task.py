@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..allocators.base import count
+
 PARTS: dict[str, str] = {
-    "exact": "share of questions whose greedy answer is the reference",
+    "exact": "share of questions whose greedy answer is the reference, or begins with it",
     "probability": "mean probability of the reference answer, teacher-forced",
     "likelihood": "mean log-likelihood of the reference answer, teacher-forced, in nats per answer token",
     "language": "mean overlap of the generated answer with the reference (BLEU-1 to 4 and ROUGE-L)",
@@ -62,6 +64,11 @@ class Task(ABC):
     parts: Sequence[str]
     batch: int
 
+    @property
+    def contents(self) -> Sequence[str]:
+        """What tells a frame's pictures from others', by whatever name they go."""
+        return self.frames
+
     @abstractmethod
     def about(self) -> dict[str, Any]:
         """What scores depend on, plain JSON data: model, weights, data, method, cameras, dtype.
@@ -83,6 +90,10 @@ class Task(ABC):
             retention: the rate of every camera; None for unpruned.
             parts: which of `PARTS` are wanted; others may come with them.
         """
+
+    def kept(self, retention: Mapping[str, float]) -> float:
+        """Tokens kept of a frame at these rates, on average over the frames."""
+        return float(sum(count(n, retention[camera], self.rounding) for camera, n in self.tokens.items()))
 
     def close(self) -> None:  # noqa: B027 - nothing to do for a task without files
         """Let go of files; harmless if there are none, and a closed task opens them again."""

@@ -148,7 +148,10 @@ class WorldTask(Task):
         """What the features depend on; questions do not matter to them."""
         return {
             "source": "world",
+            "split": self.split,
+            "format": FORMAT,
             "version": metadata.version("prune2drive"),
+            "transformers": metadata.version("transformers"),
             "weights": self._weights,
             "config": digest(self.answerer.model.config.to_dict()),
             "dtype": str(self.answerer.model.dtype),
@@ -212,5 +215,10 @@ class WorldTask(Task):
 
 def describe(method: object) -> str:
     """A method with all its hyper-parameters, in words that two processes agree on."""
-    name = getattr(method, "name", type(method).__name__)
-    return f"{name}: {method!r}"
+    name, words = getattr(method, "name", type(method).__name__), repr(method)
+    if " at 0x" in words:
+        raise PruneError(
+            f"{type(method).__name__} does not tell its hyper-parameters, so what it chose cannot be kept. "
+            "Make it a dataclass."
+        )
+    return f"{name}: {words}"

@@ -10,6 +10,7 @@ Parts, each written to its own JSON file under benchmarks/results:
     stopping  what stopping hopeless trials saves
     penalty   sensitivity to lambda of the paper's objective
     front     quality against tokens, NSGA-II
+    presets   writes the presets that ship with the package, from the studies of "main"
     cost      a trial against encoding and choosing again, at the reference model and at a 0.5B shape
 
 Studies and per-frame scores lie under --work; a part that was stopped goes on there. --quick makes
@@ -24,6 +25,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,15 @@ import torch
 
 import prune2drive as p2d
 from prune2drive.allocators import Rates
+from prune2drive.allocators.preset import SHIPPED
 from prune2drive.benchmarks.answering import Answerer
 from prune2drive.benchmarks.statistics import difference, resamples, share
 from prune2drive.files import write_atomically
 from prune2drive.loading import load_model
 from prune2drive.profiling.hardware import hardware, versions
+from prune2drive.report.car import rates_svg
 from prune2drive.rig import NUSCENES
+from prune2drive.search.result import conclude
 from prune2drive.search.space import BudgetSplit, even_rates
 from prune2drive.search.storage import open_storage
 from prune2drive.search.study import Search
@@ -46,6 +51,7 @@ from prune2drive.search.world import WorldTask
 from prune2drive.world.model import FOLDER
 
 RESULTS = Path(__file__).parent / "results"
+IMAGES = Path(__file__).parent.parent / "docs" / "images"
 SHARES = (0.25, 0.1, 0.05)
 PARTS = ("exact", "probability", "likelihood")
 
@@ -248,14 +254,12 @@ def samplers(bench: Bench) -> dict[str, Any]:
     for name in ("tpe", "cmaes", "random", "grid"):
         for seed in (0, 1):
             _, study = bench.study(
-                f"sampler-{name}-{seed}", task, 50, budget=0.1, sampler=name, pruner="none", seed=seed
+                f"sampler-{name}-{seed}", task, 40, budget=0.1, sampler=name, pruner="none", seed=seed
             )
             rows[f"{name}/{seed}"] = {"sampler": name, "seed": seed, **told(study)}
             values = [r["reward"] for r in reports(study)]
             best = np.maximum.accumulate(values)
-            rows[f"{name}/{seed}"]["best_after"] = {
-                n: best[n - 1] for n in (10, 20, 30, 50) if n <= len(best)
-            }
+            rows[f"{name}/{seed}"]["best_after"] = {n: best[n - 1] for n in (10, 20, 40) if n <= len(best)}
     uniform = whole(held, BudgetSplit(held.tokens, 0.1).rates(dict.fromkeys(held.tokens, 1.0)))
     for row in rows.values():
         row["held_out"] = against(whole(held, row["rates"]), uniform)
@@ -281,11 +285,11 @@ def stopping(bench: Bench) -> dict[str, Any]:
 
 def penalty(bench: Bench) -> dict[str, Any]:
     """The paper's objective at several lambdas; R is the probability of the right answer, from 0 to 1."""
-    task = bench.task("calibration", 150)
+    task = bench.task("calibration", 100)
     held = bench.task("validation", 500)
     rows = []
     for weight in (0.003, 0.01, 0.03, 0.1):
-        _, study = bench.study(f"penalty-{weight:g}", task, 50, penalty=weight, parts={"probability": 1.0})
+        _, study = bench.study(f"penalty-{weight:g}", task, 40, penalty=weight, parts={"probability": 1.0})
         row = {"penalty": weight, **told(study)}
         kept = sum(row["counts"].values())
         row["kept"] = kept
@@ -296,8 +300,8 @@ def penalty(bench: Bench) -> dict[str, Any]:
 
 def front(bench: Bench) -> dict[str, Any]:
     """Quality against tokens in one study."""
-    task = bench.task("calibration", 100)
-    _, study = bench.study("front", task, 100, front=True, parts={"probability": 1.0})
+    task = bench.task("calibration", 60)
+    _, study = bench.study("front", task, 80, front=True, parts={"probability": 1.0})
     rows = sorted(study.best_trials, key=lambda trial: trial.values[1])
     even = [trial for trial in study.get_trials() if trial.user_attrs.get("start")]
     return {
@@ -386,6 +390,23 @@ def _turns(ours: Callable[[], None], naive: Callable[[], None], repeat: int, fra
     }
 
 
+def presets(bench: Bench) -> dict[str, Any]:
+    """Write the presets that ship with the package, from the studies of "main", and a picture of one."""
+    task, held = bench.task("calibration", 500), bench.task("validation", 500)
+    folder = bench.work if bench.quick else SHIPPED
+    rows = {}
+    for budget in SHARES:
+        search, study = bench.study(f"main-{budget:g}-0", task, 100, budget=budget)
+        name = f"reference-{round(100 * budget)}"
+        preset = replace(conclude(search, study, held).preset, name=name)  # type: ignore[type-var]
+        preset.save(folder / f"{name}.json")
+        rows[name] = {"rates": dict(preset.rates), "score": preset.score}
+        if budget == 0.1:
+            picture = bench.work / "rates.svg" if bench.quick else IMAGES / "rates.svg"
+            write_atomically(picture, rates_svg(preset.rates, NUSCENES, preset.tokens["kept"] / 864) + "\n")
+    return {"presets": rows}
+
+
 JOBS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "signals": signals,
     "main": main_part,
@@ -394,6 +415,7 @@ JOBS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "penalty": penalty,
     "front": front,
     "cost": cost,
+    "presets": presets,
 }
 
 

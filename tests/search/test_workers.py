@@ -17,7 +17,7 @@ from prune2drive.search.storage import open_storage
 from prune2drive.search.study import REPORT
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-TRIALS = 8
+TRIALS = 6
 
 
 @pytest.fixture(params=["postgresql", "sqlite"])
@@ -34,7 +34,7 @@ def database(request, tmp_path):
 def start(tmp_path, database, out, *more):
     """A worker, as a user starts it."""
     command = [sys.executable, "-m", "prune2drive", "search", "--budget", "0.1", "--trials", str(TRIALS)]
-    command += ["--samples", "32", "--held-out", "0", "--batch", "8", "--heartbeat", "1", "--name", "shared"]
+    command += ["--samples", "24", "--held-out", "0", "--batch", "8", "--heartbeat", "1", "--name", "shared"]
     command += [
         "--storage",
         database,

@@ -7,8 +7,11 @@ import torch
 
 from families_table import BY_NAME
 from prune2drive import prune
-from prune2drive.allocators import Preset, Rates, list_presets, load_allocator, load_preset, preset
+from prune2drive.allocators import Preset, Rates, count, list_presets, load_allocator, load_preset, preset
+from prune2drive.benchmarks.runner import weights_hash
 from prune2drive.errors import PruneError
+from prune2drive.rig import NUSCENES
+from prune2drive.world.model import FOLDER
 
 CAMERAS = ["FRONT", "LEFT", "BACK"]
 RATES = {"FRONT": 0.5, "LEFT": 0.07, "BACK": 0.3}
@@ -175,3 +178,15 @@ def test_pruning_by_a_preset_is_pruning_by_its_rates(tmp_path):
     for given in (path, str(path)):
         mine, same = pruned(given)
         assert same == kept and torch.equal(mine, logits)
+
+
+@pytest.mark.parametrize("share", [25, 10, 5])
+def test_shipped_presets_keep_what_they_say(share):
+    preset = load_preset(f"reference-{share}")
+    counts = {camera: count(144, rate) for camera, rate in preset.rates.items()}
+    assert list(counts) == list(NUSCENES.names)
+    assert sum(counts.values()) == preset.tokens["kept"] == 6 * count(144, share / 100)
+    assert preset.model["weights"] == weights_hash(FOLDER), "searched for the weights that ship with it"
+    assert len(preset.data["ids"]) == preset.data["samples"] == 500
+    assert preset.score["data"]["split"] != preset.data["split"]
+    assert preset.score["gain"]["likelihood"]["value"] > 0

@@ -282,10 +282,10 @@ def stopping(bench: Bench) -> dict[str, Any]:
 def penalty(bench: Bench) -> dict[str, Any]:
     """The paper's objective at several lambdas; R is the probability of the right answer, from 0 to 1."""
     task = bench.task("calibration", 100)
-    held = bench.task("validation", 500)
+    held = bench.task("validation", 200)
     rows = []
     for weight in (0.003, 0.01, 0.03, 0.1):
-        _, study = bench.study(f"penalty-{weight:g}", task, 40, penalty=weight, parts={"probability": 1.0})
+        _, study = bench.study(f"penalty-{weight:g}", task, 24, penalty=weight, parts={"probability": 1.0})
         row = {"penalty": weight, **told(study)}
         kept = sum(row["counts"].values())
         row["kept"] = kept

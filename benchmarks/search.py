@@ -36,13 +36,13 @@ import prune2drive as p2d
 from prune2drive.allocators import Rates
 from prune2drive.allocators.preset import SHIPPED
 from prune2drive.benchmarks.answering import Answerer
-from prune2drive.benchmarks.statistics import difference, resamples, share
+from prune2drive.benchmarks.statistics import resamples, share
 from prune2drive.files import write_atomically
 from prune2drive.loading import load_model
 from prune2drive.profiling.hardware import hardware, versions
 from prune2drive.report.car import rates_svg
 from prune2drive.rig import NUSCENES
-from prune2drive.search.result import conclude
+from prune2drive.search.result import compare, conclude
 from prune2drive.search.space import BudgetSplit, even_rates
 from prune2drive.search.storage import open_storage
 from prune2drive.search.study import Search
@@ -130,16 +130,8 @@ def interval(found: dict[str, Any]) -> dict[str, float]:
 
 def against(searched: Scores, uniform: Scores) -> dict[str, Any]:
     """Both settings and their paired difference, by score, with bootstrap intervals over frames."""
-    drawn = resamples(len(uniform.asked))
-    out: dict[str, Any] = {}
-    for part in PARTS:
-        ours, theirs = searched.sums[part], uniform.sums[part]
-        out[part] = {
-            "searched": interval(share(ours, searched.asked, drawn)),
-            "uniform": interval(share(theirs, uniform.asked, drawn)),
-            "gain": interval(difference(ours, theirs, uniform.asked, drawn)),
-        }
-    return out
+    found = compare(searched, uniform)
+    return {part: {name: found[name][part] for name in ("searched", "uniform", "gain")} for part in PARTS}
 
 
 def whole(task: WorldTask, rates: dict[str, float] | None) -> Scores:

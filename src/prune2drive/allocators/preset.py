@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -71,10 +72,9 @@ class Preset:
             )
         known = cls.__dataclass_fields__
         try:
-            Rates(data["rates"])
+            return cls(**{key: value for key, value in data.items() if key in known})
         except PruneError as error:
             raise PruneError(f"{where}: {error}") from None
-        return cls(**{key: value for key, value in data.items() if key in known})
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, atomically."""
@@ -94,7 +94,7 @@ def load_preset(name: str | Path) -> Preset:
         PruneError: neither, or a damaged file.
     """
     path = Path(name).expanduser()
-    if isinstance(name, str) and not _is_file(path):
+    if isinstance(name, str) and not os.path.isfile(path):  # unlike Path's, this takes a text too long
         if name in list_presets():
             path = SHIPPED / f"{name}.json"
         elif not path.suffix and len(path.parts) == 1:
@@ -103,10 +103,3 @@ def load_preset(name: str | Path) -> Preset:
                 f"Shipped: {', '.join(list_presets()) or 'none'}."
             )
     return Preset.from_dict(read_json(path, "preset"), f"the preset file {str(name)!r}")
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a text too long for a name
-        return False

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..errors import PruneError
 from ..files import read_json, write_atomically
+from .data import digest
 
 FORMAT = 1
 """Of the files; part of every key."""
@@ -58,8 +59,7 @@ class FeatureCache:
     def __init__(self, folder: str | Path, key: Mapping[str, Any], limit: int = LIMIT) -> None:
         self.root, self.limit = Path(folder).expanduser(), limit
         self.key = {"format": FORMAT, **key}
-        text = json.dumps(self.key, sort_keys=True)
-        self.folder = self.root / hashlib.sha256(text.encode()).hexdigest()[:32]
+        self.folder = self.root / digest(self.key)[:32]
         self._items: dict[str, Item] = {}
         self._use: IO[bytes] | None = None
 

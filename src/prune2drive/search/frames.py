@@ -30,7 +30,7 @@ from ..selectors.base import Selector
 from .data import Asked, digest, read_frames
 from .features import LIMIT, FeatureCache, Item, default_folder
 from .items import ANSWER_TYPE, Ask, asks, collated, packed, processed, restored, stacked
-from .replay import Recorder, Replay
+from .replay import Recorder, Replay, is_nested
 from .task import Scores, Task
 from .world import describe
 
@@ -157,8 +157,7 @@ class FramesTask(Task):
                 raise PruneError(f"unknown score {part!r}.{did_you_mean(part, self.parts)}")
         folder = self._prepared(self.data)
         asks = [ask for number in range(start, stop) for ask in self._questions(number)]
-        nested = isinstance(self.method, Selector) and self.method.nested
-        replay = Replay(self.method.rounding) if nested else None
+        replay = Replay(self.method.rounding) if self._nested else None
         pruned = None if retention is None else self._prune(replay or self.method, Rates(retention))
         sums = {part: np.zeros(stop - start) for part in self.parts if part != "language" or part in parts}
         for low in range(0, len(asks), self.batch):
@@ -174,7 +173,7 @@ class FramesTask(Task):
         return Scores(np.array([float(len(frame.qa)) for frame in self.data[start:stop]]), sums)
 
     def kept(self, retention: Mapping[str, float]) -> float:
-        if not (isinstance(self.method, Selector) and self.method.nested):
+        if not self._nested:
             return super().kept(retention)  # no order to count the tokens of other frames by
         folder, total = self._prepared(self.data), 0
         for frame in self.data:
@@ -275,7 +274,8 @@ class FramesTask(Task):
         given = {k: v.to(self.model.device) for k, v in inputs.items() if k in names}
         given = {k: v.to(self.model.dtype) if v.is_floating_point() else v for k, v in given.items()}
         item = packed(self.family, self.family.encode(given))
-        if isinstance(self.method, Selector) and self.method.nested:
+        if self._nested:
+            assert isinstance(self.method, Selector)
             recorder = Recorder(self.method)
             first = self._asked(self.frames.index(frame.id), prompts)[:1]
             self._prune(recorder, 1.0).rewrite(**self._inputs(first, [item]))
@@ -292,9 +292,12 @@ class FramesTask(Task):
         questions = [question for question, _ in frame.qa]
         return processed(self.processor, frame.load(), questions, self.pictures)
 
+    @property
+    def _nested(self) -> bool:
+        return is_nested(self.method)
+
     def _key(self) -> dict[str, Any]:
         """What features and prompts depend on; which frames and questions is in the names of the files."""
-        nested = isinstance(self.method, Selector) and self.method.nested
         return {
             "source": "frames",
             "version": metadata.version("prune2drive"),
@@ -306,7 +309,7 @@ class FramesTask(Task):
             "rig": self.rig.to_dict(),
             "layout": repr(self.layout),
             "pictures": list(self.pictures),
-            "order": describe(self.method) if nested else None,
+            "order": describe(self.method) if self._nested else None,
         }
 
 

@@ -12,6 +12,11 @@ from ..selectors.base import Selector
 from ..tokens import Selection, VisualTokens
 
 
+def is_nested(method: object) -> bool:
+    """Whether one recorded order of a method serves every rate."""
+    return isinstance(method, Selector) and method.nested
+
+
 class Recorder(Selector):
     """Lets ``selector`` choose and remembers the order in which it did.
 

@@ -24,7 +24,7 @@ from ..world.generate import check_split
 from ..world.model import FOLDER
 from .data import digest
 from .features import LIMIT, FeatureCache, Item, default_folder
-from .replay import Recorder, Replay
+from .replay import Recorder, Replay, is_nested
 from .task import Scores, Task
 
 
@@ -161,7 +161,7 @@ class WorldTask(Task):
 
     @property
     def _nested(self) -> bool:
-        return isinstance(self.method, Selector) and self.method.nested
+        return is_nested(self.method)
 
     def _encode(self, frames: list[str]) -> Iterator[Item]:
         """Features of some scenes, and the order of their tokens."""

@@ -8,8 +8,9 @@ explicitly, counted with plain Python loops. Shares no code with the engine unde
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -95,26 +96,65 @@ def _hide(mask: Tensor | None, hidden: Tensor, cache: Any, layer: int, gone: Ten
     return mask.masked_fill(close, torch.finfo(mask.dtype).min)
 
 
+@dataclass(frozen=True)
+class Written:
+    """Rows that a stage at ``layer`` writes into the hidden states: ``places`` are (row, column)."""
+
+    layer: int
+    places: list[tuple[int, int]]
+    features: Tensor
+
+
+Bias = Callable[[int, list[int], int], Tensor | None]
+"""(layer, columns that ask, columns there are) -> what the logits gain, ``(rows, asking, there)``."""
+
+
 @contextmanager
-def masked(model: nn.Module, stages: Stages) -> Iterator[nn.Module]:
-    """Inside, the stock model's layers do not see the dropped columns of the prompt; also in ``generate``."""
+def masked(
+    model: nn.Module, stages: Stages, written: Sequence[Written] = (), bias: Bias | None = None
+) -> Iterator[nn.Module]:
+    """Inside, the stock model's layers do not see the dropped columns of the prompt; also in ``generate``.
+
+    ``written``: rows that take other values on their way; ``bias``: added to attention logits.
+    """
     decoder = language_model(model)
     floats = decoder.config._attn_implementation == "eager"
     handles = []
 
-    def hook_for(number: int, gone: Tensor):
+    def hook_for(number: int, gone: Tensor | None):
         def hook(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             hidden = args[0] if args else kwargs["hidden_states"]
             cache = kwargs.get("past_key_values")
-            mask = _hide(kwargs.get("attention_mask"), hidden, cache, number, gone, floats)
-            return args, {**kwargs, "attention_mask": mask}
+            before = cache.get_seq_length(number) if cache is not None else 0
+            for each in written:
+                if each.layer == number and not before:
+                    hidden = hidden.clone()
+                    repeat = hidden.shape[0] // (max(row for row, _ in each.places) + 1)
+                    for (row, column), value in zip(each.places, each.features, strict=True):
+                        hidden[row * repeat : (row + 1) * repeat, column] = value
+            mask = kwargs.get("attention_mask")
+            if gone is not None:
+                mask = _hide(mask, hidden, cache, number, gone, floats)
+            total = before + hidden.shape[1]
+            asking = list(range(before, total))
+            if bias is not None and (extra := bias(number, asking, total)) is not None:
+                assert mask is not None
+                assert mask.shape[-1] == total
+                if mask.dtype is torch.bool:
+                    closed = torch.finfo(hidden.dtype).min
+                    mask = torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill(~mask, closed)
+                mask = mask + extra[:, None]
+            if args:
+                return (hidden, *args[1:]), {**kwargs, "attention_mask": mask}
+            return args, {**kwargs, "hidden_states": hidden, "attention_mask": mask}
 
         return hook
 
     for number, layer in enumerate(decoder.layers):
         ranges = [gone for first, gone in stages if first <= number]
-        if ranges:
-            handles.append(layer.register_forward_pre_hook(hook_for(number, ranges[-1]), with_kwargs=True))
+        if ranges or written or bias is not None:
+            hook = hook_for(number, ranges[-1] if ranges else None)
+            handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
     try:
         yield model
     finally:

@@ -14,6 +14,7 @@ from .errors import PruneError, did_you_mean
 
 if TYPE_CHECKING:
     from .layer_pruners.base import LayerPruner
+    from .schedules.base import Schedule
     from .selectors.base import Selector
 
 ENTRY_POINTS = "prune2drive.methods"
@@ -28,6 +29,28 @@ _METHODS: dict[str, str] = {
     "random-layer": "prune2drive.layer_pruners.selector_at:RandomLayer",
     "stratified-layer": "prune2drive.layer_pruners.selector_at:StratifiedLayer",
     "stride-layer": "prune2drive.layer_pruners.selector_at:StrideLayer",
+    "divprune": "prune2drive.selectors.divprune:DivPrune",
+    "cdpruner": "prune2drive.selectors.cdpruner:CDPruner",
+    "scope": "prune2drive.selectors.scope:Scope",
+    "st-prune": "prune2drive.selectors.stprune:STPrune",
+    "visionzip": "prune2drive.selectors.visionzip:VisionZip",
+    "vispruner": "prune2drive.selectors.vispruner:VisPruner",
+    "holov": "prune2drive.selectors.holov:HoloV",
+    "apet-select": "prune2drive.selectors.apet:ApETSelect",
+    "duet-select": "prune2drive.selectors.duet:DuetSelect",
+    "mvpruner-select": "prune2drive.selectors.mvpruner:MVPrunerSelect",
+    "fastv": "prune2drive.layer_pruners.fastv:FastV",
+    "attention-rank": "prune2drive.layer_pruners.attention_rank:AttentionRank",
+    "dart": "prune2drive.layer_pruners.dart:DART",
+    "pact": "prune2drive.layer_pruners.pact:PACT",
+    "pyramiddrop": "prune2drive.schedules.pyramiddrop:PyramidDrop",
+    "sparsevlm": "prune2drive.schedules.sparsevlm:SparseVLM",
+    "sparsevlm-v2": "prune2drive.schedules.sparsevlm:SparseVLM2",
+    "v2drop": "prune2drive.schedules.v2drop:V2Drop",
+    "mvpruner": "prune2drive.schedules.mvpruner:MVPruner",
+    "apet": "prune2drive.schedules.apet:ApET",
+    "duet": "prune2drive.schedules.duet:Duet",
+    "duet-tfps": "prune2drive.schedules.duet:DuetTFPS",
 }
 
 
@@ -50,21 +73,23 @@ def register_method(name: str, target: str) -> None:
     _METHODS[name] = target
 
 
-def resolve_method(method: str | Selector | LayerPruner) -> Selector | LayerPruner:
+def resolve_method(method: str | Selector | LayerPruner | Schedule) -> Selector | LayerPruner | Schedule:
     """Return the method that ``method`` names, with its default hyper-parameters; objects pass through.
 
     Raises:
         PruneError: unknown name, a target that cannot be imported, or an object that is no method.
     """
     from .layer_pruners.base import LayerPruner
+    from .schedules.base import Schedule
     from .selectors.base import Selector
 
-    if isinstance(method, Selector | LayerPruner):
+    kinds = Selector | LayerPruner | Schedule
+    if isinstance(method, kinds):
         return method
-    if isinstance(method, type) and issubclass(method, Selector | LayerPruner):
+    if isinstance(method, type) and issubclass(method, kinds):
         raise PruneError(f"method {method.__name__} is a class; pass an object: {method.__name__}()")
     if not isinstance(method, str):
-        raise PruneError(f"method {method!r} is not a name, a Selector or a LayerPruner")
+        raise PruneError(f"method {method!r} is not a name, a Selector, a LayerPruner or a Schedule")
     targets = _targets()
     if method not in targets:
         raise PruneError(f"unknown method {method!r}.{did_you_mean(method, targets)}")
@@ -74,8 +99,27 @@ def resolve_method(method: str | Selector | LayerPruner) -> Selector | LayerPrun
     except (ImportError, AttributeError) as error:
         raise PruneError(f"method {method!r}: cannot load {targets[method]}: {error}") from error
     found = kind()
-    if not isinstance(found, Selector | LayerPruner):
-        raise PruneError(f"method {method!r}: {targets[method]} is neither a Selector nor a LayerPruner")
+    if not isinstance(found, kinds):
+        raise PruneError(
+            f"method {method!r}: {targets[method]} is neither a Selector nor a LayerPruner nor a Schedule"
+        )
+    return found
+
+
+def resolve_single(method: str | Selector | LayerPruner | Schedule, where: str) -> Selector | LayerPruner:
+    """`resolve_method` for a place that needs a method of one stage; ``where`` names that place.
+
+    Raises:
+        PruneError: as `resolve_method`, or a schedule.
+    """
+    from .schedules.base import Schedule
+
+    found = resolve_method(method)
+    if isinstance(found, Schedule):
+        raise PruneError(
+            f"{found.name} works in several stages, {where} takes a method of one; "
+            "prune2drive compare takes both"
+        )
     return found
 
 

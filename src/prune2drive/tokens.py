@@ -7,11 +7,15 @@ that asking "how many" or "where" never waits for an accelerator.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .rig import Rig
 
 Box = tuple[float, float, float, float]
 """A rectangle x0, y0, x1, y1 as shares of a picture's width and height, origin top left."""
@@ -24,10 +28,60 @@ class PositionPolicy(enum.StrEnum):
 
     ``KEEP``: every surviving token keeps the position id it had in the full prompt.
     ``REINDEX``: the numbers no surviving token uses are removed, order preserved.
+    ``CALIBRATE``: as ``KEEP``, and attention to a kept visual token gains what rotary positions took
+    from it with distance (RESTORE, ICML 2026): see `engine.bias`.
     """
 
     KEEP = "keep"
     REINDEX = "reindex"
+    CALIBRATE = "calibrate"
+
+
+class Signal(enum.StrEnum):
+    """What a method may need besides the features of the visual tokens, and declares in ``needs``.
+
+    Before the language model:
+    ``ENCODER`` the vision tower's features as the projector receives them;
+    ``SALIENCY`` the attention that a token receives in the vision tower;
+    ``VISION_KEYS`` a token's attention key in the vision tower;
+    ``TEXT`` the instruction.
+    Inside it, at the input of layer K:
+    ``PREVIOUS`` the hidden states entering layer K-1;
+    ``INPUT`` the hidden states entering layer 0;
+    ``ATTENTION`` the attention that layer K-1 paid from the instruction's tokens;
+    ``LAST_ATTENTION`` the attention that layer K-1 paid from the last token alone;
+    ``OWN_ATTENTION`` the attention that layer K is about to pay from the instruction's tokens;
+    ``KEYS`` the rotated keys of layer K-1;
+    ``OWN_KEYS`` the keys and queries of layer K;
+    ``ROPE`` what rotary positions alone would make of the instruction's attention.
+    """
+
+    ENCODER = "encoder"
+    SALIENCY = "saliency"
+    VISION_KEYS = "vision_keys"
+    TEXT = "text"
+    PREVIOUS = "previous"
+    INPUT = "input"
+    ATTENTION = "attention"
+    LAST_ATTENTION = "last_attention"
+    OWN_ATTENTION = "own_attention"
+    KEYS = "keys"
+    OWN_KEYS = "own_keys"
+    ROPE = "rope"
+
+
+READS_QUESTION: frozenset[Signal] = frozenset(
+    {
+        Signal.TEXT,
+        Signal.ATTENTION,
+        Signal.LAST_ATTENTION,
+        Signal.OWN_ATTENTION,
+        Signal.KEYS,
+        Signal.ROPE,
+        Signal.INPUT,
+    }
+)
+"""Signals that differ from question to question."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +161,86 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
+class Signals:
+    """What a method declared in ``needs``; everything else is None.
+
+    Per visual token, aligned with the features, zero beyond a view's length:
+    ``encoder`` ``(V, N, C)``; ``saliency`` ``(V, N)`` float32, not negative; ``vision_keys`` ``(V, N, C)``
+    mean over heads; ``previous``, ``input`` ``(V, N, D)``;
+    ``attention`` ``(V, N, H, T)`` float32 probabilities from every instruction token (query) to this visual
+    token (key), zero where ``text_mask`` is False; the last real one is the prompt's last token;
+    ``last_attention`` ``(V, N, H)`` those of the last token alone;
+    ``own_attention`` ``(V, N, H, T)`` as ``attention``, of the layer itself;
+    ``rope`` ``(V, N, T)`` float32, as ``attention`` for queries and keys that are all ones;
+    ``keys`` ``(V, N, C)`` key heads side by side, rotated, of the layer before;
+    ``own_queries``, ``own_keys`` ``(V, N, H, d)`` of the layer itself, not rotated (key heads repeated to H);
+    ``own_rotated_keys`` ``(V, N, C)`` key heads side by side, rotated.
+
+    Per sample of the batch (index with ``VisualTokens.samples``):
+    ``text`` ``(S, T, D)`` the instruction: embeddings before the language model, hidden states inside.
+    The instruction is what follows a prompt's last visual token, or all text if nothing does;
+    ``text_mask`` bool ``(S, T)`` True at real tokens, which stand first;
+    ``text_input`` ``(S, T, D)`` with ``input``: the instruction entering layer 0;
+    ``text_keys`` ``(S, T, C)`` with ``keys``.
+
+    ``norm`` the language model's final norm, ``(..., D)`` -> the same, for methods that choose inside it.
+    ``memory`` what earlier stages of the same method left for later ones, for one call.
+    """
+
+    encoder: Tensor | None = None
+    saliency: Tensor | None = None
+    vision_keys: Tensor | None = None
+    previous: Tensor | None = None
+    input: Tensor | None = None
+    attention: Tensor | None = None
+    last_attention: Tensor | None = None
+    own_attention: Tensor | None = None
+    rope: Tensor | None = None
+    keys: Tensor | None = None
+    own_queries: Tensor | None = None
+    own_keys: Tensor | None = None
+    own_rotated_keys: Tensor | None = None
+    text: Tensor | None = None
+    text_mask: Tensor | None = None
+    text_input: Tensor | None = None
+    text_keys: Tensor | None = None
+    norm: Callable[[Tensor], Tensor] | None = None
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    PER_TOKEN: ClassVar[tuple[str, ...]] = (
+        "encoder",
+        "saliency",
+        "vision_keys",
+        "previous",
+        "input",
+        "attention",
+        "last_attention",
+        "own_attention",
+        "rope",
+        "keys",
+        "own_queries",
+        "own_keys",
+        "own_rotated_keys",
+    )
+
+
+@dataclass(frozen=True, eq=False)
 class VisualTokens:
     """All views of all samples of a call, padded to one batch: what a selector sees.
 
     ``features`` ``(V, N, D)`` any float dtype; rows beyond a view's length are zero.
     ``views`` one `View` per row; ``samples`` the batch row each view belongs to.
+    ``signals`` what the method asked for besides; ``rig`` the vehicle's cameras if known.
+
+    To a method of ``scope`` "sample" a row is all of a sample's views one after the other, and the
+    sample's total is asked of it.
     """
 
     features: Tensor
     views: Sequence[View]
     samples: Sequence[int]
+    signals: Signals = field(default_factory=Signals)
+    rig: Rig | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -139,7 +263,8 @@ class Selection:
     ``indices`` int64 ``(V, K)``: indices into each view's tokens, any order; the engine sorts.
     Row ``v`` holds ``counts[v]`` picks, then -1.
     ``features`` ``(V, K, D)`` replaces the kept rows (merging methods), in the order of
-    ``indices``; ``sizes`` ``(V, K)`` says how many tokens each kept row stands for.
+    ``indices``; ``sizes`` ``(V, K)`` says how many tokens each kept row stands for (at least 1): attention
+    to it then counts for so many (proportional attention). A method that merges without that returns none.
     """
 
     indices: Tensor

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from prune2drive.engine.record import Record, ViewRecord
+from prune2drive.errors import PruneError
 from prune2drive.tokens import View
 
 
@@ -86,3 +87,49 @@ def test_text(record):
     alone.add_stage([1, 1], torch.tensor([[3], [2]]), lambda: 1.0)
     assert "sample" not in str(alone)
     assert "0 -> 0" in str(Record("A()", [[]], (3, 3), 0, lambda: 0.0))
+
+
+def staged(layers, depth=8):
+    """The fixture's two stages, at layers of a model that shows how many it has."""
+    made = Record("A() + B()", VIEWS, (30, 22), 2, lambda: 7.5, depth)
+    kept = [
+        ([3, 2, 4], torch.tensor([[5, 0, 2, -1], [3, 1, -1, -1], [4, 3, 0, 1]])),
+        ([2, 1, 2], torch.tensor([[5, 2], [1, -1], [4, 0]])),
+    ]
+    for layer, (counts, indices) in zip(layers, kept, strict=False):
+        made.add_stage(counts, indices, lambda: 1.0, layer)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("layers", "seen"),
+    [
+        ([], [[10] * 8, [0] * 8, [5] * 8]),
+        ([0], [[5] * 8, [0] * 8, [4] * 8]),
+        ([3], [[10] * 3 + [5] * 5, [0] * 8, [5] * 3 + [4] * 5]),
+        ([0, 2], [[5] * 2 + [3] * 6, [0] * 8, [4] * 2 + [2] * 6]),
+        ([1, 7], [[10] + [5] * 6 + [3], [0] * 8, [5] + [4] * 6 + [2]]),
+    ],
+)
+def test_what_each_layer_sees(layers, seen):
+    made = staged(layers)
+    assert made.layers == layers
+    assert made.layer_tokens == seen
+    assert made.layer_averaged == [sum(row) / 8 for row in seen]
+    assert made.to_dict()["layer_averaged"] == made.layer_averaged
+    assert json.loads(made.to_json())["layer_averaged"] == made.layer_averaged
+
+
+def test_a_model_that_does_not_show_its_layers_has_no_average(record):
+    assert record.layers == [0, 0] and record.depth is None
+    assert record.to_dict()["layer_averaged"] is None
+    assert "a layer sees" not in str(record)
+    for ask in (lambda: record.layer_tokens, lambda: record.layer_averaged):
+        with pytest.raises(PruneError, match=r"A\(\) \+ B\(\): this model does not show the layers"):
+            ask()
+
+
+def test_the_text_tells_the_average_only_where_layers_differ():
+    assert "a layer sees" not in str(staged([0]))
+    # Samples of (2 x 5 + 6 x 3) / 8 = 3.5, 0 and (2 x 4 + 6 x 2) / 8 = 2.5 tokens, of 10, 0 and 5.
+    assert "  a layer sees 2.0 of 5 on average (40.0%)" in str(staged([0, 2])).splitlines()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..errors import PruneError
+from .average import LayerAveraged
 from .base import Allocator, check_rate, count
 from .preset import Preset, list_presets, load_preset
 from .rates import Rates
@@ -13,6 +15,7 @@ from .uniform import Uniform
 
 __all__ = [
     "Allocator",
+    "LayerAveraged",
     "Preset",
     "Rates",
     "Total",
@@ -24,7 +27,9 @@ __all__ = [
 ]
 
 
-def load_allocator(retention: float | Mapping[str, float] | Allocator | str | Path) -> Allocator:
+def load_allocator(
+    retention: float | Mapping[str, float] | Allocator | LayerAveraged | str | Path,
+) -> Allocator:
     """Return the allocator that ``retention`` describes.
 
     Args:
@@ -37,6 +42,10 @@ def load_allocator(retention: float | Mapping[str, float] | Allocator | str | Pa
     """
     if isinstance(retention, Allocator):
         return retention
+    if isinstance(retention, LayerAveraged):
+        raise PruneError(
+            "a layer-averaged budget is asked of all stages at once, not in a list of retentions"
+        )
     if isinstance(retention, Mapping):
         return Rates(retention)
     if isinstance(retention, str | Path):

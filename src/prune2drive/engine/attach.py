@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
@@ -25,17 +25,20 @@ from ..errors import PruneError, did_you_mean
 from ..families import find_family
 from ..families.base import Family, Prompt, bound
 from ..families.remote import RemoteFamily, Wrap
+from ..families.vision import SIGNALS, VISION, encode_with_signals
 from ..layout import Layout, load_layout
 from ..rig import load_rig
-from ..tokens import PositionPolicy
+from ..tokens import PositionPolicy, Signal
 from .caches import Shortened, continue_shortened, mark_cache
+from .choose import Sources, padded
 from .clock import Clock
 from .cutter import CutPrompt, Cutter
-from .layers import Call, LayerPruning, Plan, make_plan
+from .layers import LayerPruning
 from .lengths import check_layer_stages, implied_mask, prompt_lengths, restore_prompt, setting
 from .record import Record
 from .rewrite import cut_positions, cut_prompt, remap_logits_to_keep
-from .stages import Method, Retention, resolve_stages
+from .run import Call, Plan, instruction, make_plan
+from .stages import USUAL_DEPTH, Method, Retention, resolve_stages
 
 MARK = "_prune2drive"
 """Attribute of an attached model, and of encoder outputs that are already pruned."""
@@ -57,16 +60,19 @@ def prune(
 
     Args:
         model: a Hugging Face vision-language model of a family in `list_families`, PEFT-wrapped or not.
-        method: a name from `list_methods`, a selector, a layer pruner, or several of them in the order
-            in which a token meets them.
+        method: a name from `list_methods`, a selector, a layer pruner, a schedule, or several selectors
+            and pruners in the order in which a token meets them.
         retention: the share of each camera's tokens to keep, in (0, 1]; a mapping camera -> share with
             ``"*"`` for the rest; an allocator; or a preset file. With several methods one each, every
-            share counted against the camera's original tokens.
+            share counted against the camera's original tokens; or one `LayerAveraged` for all of them,
+            which is also what a single number means to a schedule.
         rig: name, file or `Rig` of the vehicle's cameras; None lets every picture be its own view.
         layout: how pictures map to cameras; default one picture per camera.
         cameras: names of the prompt's pictures in order (per sample if nested), if not the rig's order.
-        positions: "keep" the position ids of the full prompt (default), or "reindex" them without
-            gaps (all that legacy models can do, and their default).
+        positions: "keep" the position ids of the full prompt (default), "reindex" them without gaps
+            (all that legacy models can do, and their default), or "calibrate": keep them and undo what
+            distance takes from attention to visual tokens. Tokens that leave inside the language model
+            leave gaps in any case.
 
     Returns:
         A context manager, also with ``attach()`` and ``detach()``; its ``record`` tells what the last
@@ -105,7 +111,6 @@ class Pruned(AbstractContextManager["Pruned"]):
         # A PEFT model forwards to the model it holds, whose instance attributes it respects.
         unwrap: Any = getattr(model, "get_base_model", None)
         self.model: Any = unwrap() if unwrap else model
-        self.cutter = Cutter(resolve_stages(method, retention), load_rig(rig), load_layout(layout, cameras))
         if positions not in (None, *PositionPolicy):
             raise PruneError(
                 "unknown position policy "
@@ -115,13 +120,31 @@ class Pruned(AbstractContextManager["Pruned"]):
         self.remote = found if isinstance(found, RemoteFamily) else None
         self.family: Family = found  # type: ignore[assignment]
         self.positions = PositionPolicy(positions or ("reindex" if self.remote else "keep"))
-        pruners = self.cutter.layer_pruners
+        depth = None if self.remote else self.family.depth
+        stages = resolve_stages(method, retention, depth or USUAL_DEPTH)
+        self.cutter = Cutter(stages, load_rig(rig), load_layout(layout, cameras), depth)
+        pruners, selector = self.cutter.layer_pruners, self.cutter.selector
         if self.remote:
             self.remote.check(self.positions, pruners)
-        self._layers = LayerPruning(self.family, pruners) if pruners else None
+        else:
+            self._check_signals()
+        calibrated = self.positions is PositionPolicy.CALIBRATE
+        weighted = selector is not None and selector.proportional
+        self._layers = None
+        if pruners or calibrated or weighted:
+            self._layers = LayerPruning(self.family, pruners, calibrated, weighted)
         self._record: Record | None = None
         self._own: dict[str, Any] = {}
         self._busy = False
+
+    def _check_signals(self) -> None:
+        """Refuse a method that needs what the model's family cannot give."""
+        for stage in self.cutter.stages:
+            for signal in sorted(stage.method.needs):
+                if (reason := self.family.lacks(signal)) is not None:
+                    raise PruneError(
+                        f"{stage.method.name} needs {signal} of {type(self.model).__name__}: {reason}"
+                    )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Pruned:
         raise PruneError(
@@ -300,13 +323,16 @@ class Pruned(AbstractContextManager["Pruned"]):
         mask = self._host_mask(inputs, host_ids, generating)
         visual = host_ids == family.image_token_id
 
+        needs = self.cutter.selector.needs if self.cutter.selector else frozenset()
         names = family.encoder_names()
         encoder_kwargs = {k: kwargs.pop(k) for k in list(kwargs) if k in names}
         others = dict(kwargs.pop("mm_encoder_outputs", None) or {})
         given = others.pop("image", None)
         clock = Clock(ids.device)
         with clock:
-            out = copy.copy(given) if given is not None else family.encode(encoder_kwargs)
+            out = (
+                copy.copy(given) if given is not None else encode_with_signals(family, encoder_kwargs, needs)
+            )
         flat, entries = family.flatten(out.pooler_output)
         if int(visual.sum()) != len(flat):
             raise PruneError(
@@ -317,7 +343,9 @@ class Pruned(AbstractContextManager["Pruned"]):
         # Without a cache, generation drops an all-ones mask, and gaps in the positions would then be read
         # as packed sequences; one masked column keeps the mask.
         lone = generating and setting(inputs, self.model, "use_cache") is False
-        done = self.cutter(flat.to(ids.device), family.images(prompt), mask, visual, lambda: clock.ms, lone)
+        sources = self._sources(needs, out, prompt, ids)
+        flat = flat.to(ids.device)
+        done = self.cutter(flat, family.images(prompt), mask, visual, lambda: clock.ms, lone, sources)
         full = family.positions(prompt, generating, {**kwargs, "position_ids": inputs.get("position_ids")})
         following = None
         if done.cut is not None and done.short is not None:
@@ -328,7 +356,7 @@ class Pruned(AbstractContextManager["Pruned"]):
                 kwargs["logits_to_keep"] = remap_logits_to_keep(wanted, done.short, ids.shape[1])
             if not family.mrope:
                 used = kwargs["position_ids"]
-                if self.positions is PositionPolicy.KEEP:
+                if self.positions is not PositionPolicy.REINDEX:
                     # Of the full prompt: its last token may be one of those that were dropped.
                     used = full.masked_fill(~mask, 0).to(ids.device)
                 following = used.amax(-1) + 1 + (family.first_position if generating else 0)
@@ -338,8 +366,38 @@ class Pruned(AbstractContextManager["Pruned"]):
         shortened = Shortened(ids.shape[1] - done.length, done.length, following)
         setattr(out, MARK, shortened)
         kwargs["mm_encoder_outputs"] = {**others, "image": out}
-        plan = make_plan(prompt, done, self.cutter.layer_pruners, ids.device) if self._layers else None
+        plan = None
+        if self._layers:
+            plan = make_plan(prompt, done, self.cutter.layer_pruners, self.cutter.rig, ids.device)
         return Prepared(kwargs, plan, shortened, done.record)
+
+    def _sources(self, needs: Collection[Signal], out: Any, prompt: Prompt, ids: Tensor) -> Sources:
+        """What the method before the language model declared, from the encoder's output and the prompt."""
+        per_token: dict[str, Tensor] = {}
+        if wanted := VISION & set(needs):
+            found = getattr(out, SIGNALS, None)
+            given = {
+                Signal.ENCODER: getattr(found, "encoder", None),
+                Signal.SALIENCY: getattr(found, "saliency", None),
+                Signal.VISION_KEYS: getattr(found, "keys", None),
+            }
+            for signal in sorted(wanted):
+                if (tensor := given[signal]) is None:
+                    raise PruneError(
+                        f"{self.cutter.stages[0].method.name} needs {signal} of the vision tower, and "
+                        "mm_encoder_outputs came without: pass pixel_values, or encode with "
+                        "prune2drive.families.vision.encode_with_signals"
+                    )
+                per_token[signal.value] = tensor.to(ids.device)
+        text = text_mask = None
+        if Signal.TEXT in needs:
+            columns = padded(instruction(prompt)).to(ids.device)
+            text_mask = columns >= 0
+            words = ids.gather(1, columns.clamp(min=0))
+            with torch.no_grad():
+                text = self.model.get_input_embeddings()(words)
+            text = text.masked_fill(~text_mask[..., None], 0)
+        return Sources(per_token, text, text_mask)
 
     def _host_mask(self, inputs: dict[str, Any], ids: Tensor, generating: bool) -> Tensor:
         """Which tokens are real, as the unpruned call would take it: host bool ``(B, L)``."""

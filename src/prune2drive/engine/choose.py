@@ -6,8 +6,10 @@ finite"; everything else is queued without waiting.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +20,9 @@ from ..layer_pruners.base import LayerPruner
 from ..layout import Layout
 from ..rig import Rig
 from ..selectors.base import Selector
-from ..tokens import ImageTokens, Selection, View, VisualTokens
+from ..tokens import ImageTokens, Selection, Signals, View, VisualTokens
 from .clock import Clock
+from .pooling import pool, take_apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +38,7 @@ class Cut:
     per_row: list[int]
     counts: list[int]
     indices: Tensor
+    sizes: Tensor | None
     select_ms: Callable[[], float]
 
 
@@ -52,19 +56,49 @@ def allocate(
     return [k for row in views if row for k in allocator.allocate(row, rig, rounding)]
 
 
-def batch_views(rows: Tensor, views: Sequence[Sequence[View]], index: Tensor) -> VisualTokens:
-    """Gather features of views into one padded batch.
+def batch_views(
+    rows: Tensor,
+    views: Sequence[Sequence[View]],
+    index: Tensor,
+    sources: Sources | None = None,
+    rig: Rig | None = None,
+) -> VisualTokens:
+    """Gather features of views, and the signals that go with them, into one padded batch.
 
     Args:
         rows: ``(T, D)`` features.
         index: int64 ``(V, N)`` rows of each view's tokens, -1 beyond its end.
     """
-    features = rows[index.clamp(min=0)]
     names = [view for row in views for view in row]
     samples = [number for number, row in enumerate(views) for _ in row]
-    if any(len(view) < index.shape[1] for view in names):
-        features = features.masked_fill((index < 0)[..., None], 0)
-    return VisualTokens(features, names, samples)
+    ragged = any(len(view) < index.shape[1] for view in names)
+
+    def gather(flat: Tensor) -> Tensor:
+        out = flat[index.clamp(min=0)]
+        if not ragged:
+            return out
+        return out.masked_fill((index < 0).reshape(*index.shape, *[1] * (out.dim() - 2)), 0)
+
+    signals = Signals()
+    if sources is not None:
+        aligned: dict[str, Any] = {
+            name: gather(flat.to(rows.device)) for name, flat in sources.per_token.items()
+        }
+        signals = Signals(**aligned, text=sources.text, text_mask=sources.text_mask)
+    return VisualTokens(gather(rows), names, samples, signals, rig)
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """What a call has for methods besides features, before it is gathered view by view.
+
+    ``per_token`` name of a signal -> ``(T, ...)``, rows as the features; ``text`` and ``text_mask`` as in
+    `Signals`.
+    """
+
+    per_token: dict[str, Tensor]
+    text: Tensor | None = None
+    text_mask: Tensor | None = None
 
 
 def padded(rows: Sequence[Tensor]) -> Tensor:
@@ -73,20 +107,48 @@ def padded(rows: Sequence[Tensor]) -> Tensor:
 
 
 def select(
-    selector: Selector | LayerPruner, tokens: VisualTokens, counts: Sequence[int], clock: Clock | None = None
+    method: Selector | LayerPruner, tokens: VisualTokens, counts: Sequence[int], clock: Clock | None = None
 ) -> Selection:
-    """Let a method choose, after checking what goes in and before trusting what comes out."""
-    features = tokens.features.detach()
-    check_finite(features, tokens)
-    clock = clock or Clock(features.device)
+    """Let a method choose, after checking what goes in and before trusting what comes out.
+
+    Returns:
+        A selection per view. Its counts are those asked, unless the method ranks a sample's tokens
+        together or splits the total by itself: then only each sample's total is.
+    """
+    tokens = dataclasses.replace(tokens, features=tokens.features.detach())
+    check_finite(tokens.features, tokens)
+    clock = clock or Clock(tokens.features.device)
     with clock, torch.no_grad():
-        chosen = selector.select(VisualTokens(features, tokens.views, tokens.samples), counts)
-    if list(chosen.counts) != list(counts) or chosen.indices.shape != (len(counts), max(counts)):
-        raise PruneError(
-            f"{type(selector).__name__} returned {tuple(chosen.indices.shape)} indices and counts "
-            f"{list(chosen.counts)[:6]}..., asked for {list(counts)[:6]}... of {len(counts)} views"
-        )
+        if method.scope == "sample":
+            pooled, totals, where = pool(tokens, counts)
+            chosen = method.select(pooled, totals)
+            check_shape(method, chosen, totals)
+            return take_apart(chosen, where)
+        chosen = method.select(tokens, counts)
+    check_shape(method, chosen, counts, tokens)
     return chosen
+
+
+def check_shape(
+    method: Selector | LayerPruner,
+    chosen: Selection,
+    counts: Sequence[int],
+    tokens: VisualTokens | None = None,
+) -> None:
+    """Refuse a selection that is not what was asked; ``tokens`` for methods that may split totals."""
+    got, asked = list(chosen.counts), list(counts)
+    fits = got == asked
+    if method.allocates and tokens is not None and len(got) == len(asked):
+        totals: dict[int, int] = {}
+        for sample, k, wanted in zip(tokens.samples, got, asked, strict=True):
+            totals[sample] = totals.get(sample, 0) + k - wanted
+        inside = all(0 <= k <= n for k, n in zip(got, tokens.lengths, strict=True))
+        fits = inside and not any(totals.values())
+    if not fits or chosen.indices.shape != (len(got), max(got)):
+        raise PruneError(
+            f"{type(method).__name__} returned {tuple(chosen.indices.shape)} indices and counts "
+            f"{got[:6]}..., asked for {asked[:6]}... of {len(asked)} views"
+        )
 
 
 def check_finite(features: Tensor, tokens: VisualTokens) -> None:
@@ -109,6 +171,8 @@ def cut_features(
     counts: Sequence[int],
     selector: Selector,
     there: Tensor | None = None,
+    sources: Sources | None = None,
+    rig: Rig | None = None,
 ) -> Cut:
     """Choose ``counts`` tokens of each view from the flat features ``(T, D)`` of all samples.
 
@@ -122,10 +186,10 @@ def cut_features(
     for view_rows in rows:
         structure[view_rows] = False
     table = padded(rows).to(device, non_blocking=True)
-    valid = padded([torch.ones(k, dtype=torch.long) for k in counts]).to(device, non_blocking=True) > 0
-
     clock = Clock(device)
-    chosen = select(selector, batch_views(flat, views, table), counts, clock)
+    chosen = select(selector, batch_views(flat, views, table, sources, rig), counts, clock)
+    counts = chosen.counts
+    valid = padded([torch.ones(k, dtype=torch.long) for k in counts]).to(device, non_blocking=True) > 0
     picked = table.gather(1, chosen.indices.clamp(min=0))
     if chosen.features is not None:
         spare = torch.cat([flat, flat.new_zeros(1, flat.shape[1])])
@@ -141,4 +205,4 @@ def cut_features(
     per_row = [fixed[row] + sum(next(by_row) for _ in group) for row, group in enumerate(views)]
     # The number of kept rows is known, so a stable sort finds them without asking the device.
     kept = torch.argsort(~keep, stable=True)[: sum(per_row)]
-    return Cut(kept, flat, per_row, list(counts), chosen.indices, lambda: clock.ms)
+    return Cut(kept, flat, per_row, list(counts), chosen.indices, chosen.sizes, lambda: clock.ms)

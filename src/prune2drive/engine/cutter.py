@@ -15,7 +15,7 @@ from ..layout import Layout
 from ..rig import Rig
 from ..selectors.base import Selector
 from ..tokens import ImageTokens, View
-from .choose import Cut, allocate, assign_views, cut_features
+from .choose import Cut, Sources, allocate, assign_views, cut_features
 from .record import Record
 from .rewrite import Shortening, is_right_padded, new_lengths, shorten
 
@@ -51,6 +51,8 @@ class Cutter:
     stages: Sequence[Stage]
     rig: Rig | None
     layout: Layout
+    depth: int | None = None
+    """Layers of the language model, None where it does not show them."""
 
     @property
     def selector(self) -> Selector | None:
@@ -73,6 +75,7 @@ class Cutter:
         visual: Tensor,
         encode_ms: Callable[[], float],
         masked_column: bool = False,
+        sources: Sources | None = None,
     ) -> CutPrompt:
         """Choose and shorten.
 
@@ -81,7 +84,13 @@ class Cutter:
             images: the images of each sample.
             mask, visual: host bool ``(B, L)``: real tokens, and placeholders among them.
             masked_column: leave one masked column in a batch that would have none.
+            sources: what the method before the language model needs besides features.
         """
+        if sources is None and self.selector is not None and self.selector.needs:
+            raise PruneError(
+                f"{self.selector.name} needs {', '.join(sorted(self.selector.needs))}, which a model with "
+                "code of its own does not show; convert it to a stock class, or use method='tfps'"
+            )
         views = assign_views(images, self.layout, self.rig)
         there = mask[visual]
         if not bool(there.all()):
@@ -97,7 +106,7 @@ class Cutter:
         structure = sum(im.length for row in images for im in row) - sum(len(v) for row in views for v in row)
         cut, short = None, None
         if self.selector is not None:
-            cut = cut_features(flat, images, views, budgets[0], self.selector, there)
+            cut = cut_features(flat, images, views, budgets[0], self.selector, there, sources, self.rig)
             length = max(new_lengths(mask, visual, cut.per_row))
             length += int(masked_column and length < before)
             device = flat.device
@@ -106,10 +115,15 @@ class Cutter:
             live = mask.to(device, non_blocking=True).flatten().index_put((places,), keep).reshape(mask.shape)
             short = shorten(live, length, is_right_padded(mask))
         record = Record(
-            " + ".join(repr(s.method) for s in self.stages), views, (before, length), structure, encode_ms
+            " + ".join(repr(s.method) for s in self.stages),
+            views,
+            (before, length),
+            structure,
+            encode_ms,
+            self.depth,
         )
         if cut is not None:
-            record.add_stage(cut.counts, cut.indices, cut.select_ms)
+            record.add_stage(cut.counts, cut.indices, cut.select_ms, 0)
         return CutPrompt(views, budgets, cut, short, length, record)
 
     def _budgets(self, views: list[list[View]]) -> list[list[int]]:

@@ -1,111 +1,62 @@
-"""Tokens that leave in the middle of the decoder stack.
+"""Tokens that leave in the middle of the decoder stack, and keys that gain weight.
 
-One forward pre-hook on every layer from the first stage on. In the prefill it cuts the hidden states
+One forward pre-hook on every layer from the first one concerned. In the prefill it cuts the hidden states
 at a stage's layer and gathers what later layers need to the shorter sequence; in decode it only
 rebuilds the mask, since every layer's cache has its own length. Layers below the first stage keep
 full caches, and generation asks layer 0 how long the sequence is, so decode positions continue after
-the full prompt by themselves.
-
-Three ways to count a token are in use here: its *column* in the prompt as it entered the model, its
-*place* in the rows as they are now (a row lists the column of each place in ``Run.columns``), and its
-*index* among its view's tokens (``alive``), which is what records and methods speak of.
+the full prompt by themselves. Where keys gain weight (merged tokens, calibrated positions, see `bias`) the
+same hooks add it to the mask, also when nothing but a cut before the language model came first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import PruneError
-from ..families.base import Family, Prompt
+from ..families.base import Family
 from ..layer_pruners.base import LayerPruner
-from ..tokens import View, VisualTokens
-from .choose import padded, select
+from ..tokens import VisualTokens
+from .bias import Rope, add_bias, key_bias, unit_rope
+from .choose import select
 from .clock import Clock
-from .cutter import CutPrompt
 from .masks import decode_mask, prefill_mask
-from .record import Record
-from .rewrite import is_right_padded, shorten
+from .rewrite import shorten
+from .run import (
+    Call,
+    Kept,
+    Run,
+    add_sizes,
+    mark_visual,
+    places,
+    sample_rows,
+    sorted_picks,
+    start,
+    subset,
+)
+from .signals import LayerSignals
 
 STATE = "_prune2drive_state"
 """Attribute of a cache that carries a sequence's cut through decode."""
 
 
-@dataclass(eq=False)
-class Plan:
-    """A prompt as it enters the language model, and what each stage keeps of it.
-
-    ``columns`` int64 ``(V, N)``: prompt column of each view's tokens, -1 beyond its end.
-    ``alive`` int64 ``(V, N)``: the same tokens as indices into the full view.
-    ``valid`` bool ``(B, L)``: real tokens. ``text``: tokens of each row that always stay.
-    """
-
-    length: int
-    valid: Tensor
-    text: list[int]
-    right_padded: bool
-    views: list[list[View]]
-    lengths: list[int]
-    columns: Tensor
-    alive: Tensor
-    stages: list[tuple[LayerPruner, list[int]]]
-    record: Record
-    recorded: set[int] = field(default_factory=set)
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One call from outside: its prompt, and what it asks of the output.
-
-    ``restore``: put the last layer's output back to full length, since columns are asked for by place.
-    ``wanted``: columns whose logits are asked for; they must still be there.
-    """
-
-    plan: Plan
-    restore: bool
-    wanted: Tensor | None
-
-    @classmethod
-    def of(cls, plan: Plan | None, inputs: dict[str, Any]) -> Call:
-        assert plan is not None
-        wanted = inputs.get("logits_to_keep")
-        wanted = wanted if isinstance(wanted, Tensor) else None
-        if wanted is not None and wanted.dtype is torch.bool:
-            wanted = wanted.nonzero().flatten()
-        return cls(plan, inputs.get("labels") is not None or wanted is not None, wanted)
-
-
-@dataclass(eq=False)
-class Run:
-    """One sequence batch on its way through the stack: which prompt column each place holds."""
-
-    length: int
-    columns: Tensor
-    valid: Tensor
-    ragged: bool
-    view_columns: Tensor
-    alive: Tensor
-    lengths: list[int]
-    stages: int = 0
-    """Stages done. Lengths do not tell: the longest row of a batch may be all text."""
-    per_layer: dict[int, tuple[Tensor, Tensor, bool]] = field(default_factory=dict)
-    masks: dict[Any, Any] = field(default_factory=dict)
-
-    def move(self, device: torch.device) -> None:
-        """Follow the hidden states: the layers of a model may live on several devices."""
-        if self.columns.device != device:
-            for name in ("columns", "valid", "view_columns", "alive"):
-                setattr(self, name, getattr(self, name).to(device))
-
-
 class LayerPruning:
-    """The hooks of a model's layer stages; active while attached and a plan is set."""
+    """The hooks of a model's layer stages; active while attached and a plan is set.
 
-    def __init__(self, family: Family, pruners: Sequence[LayerPruner]) -> None:
+    ``calibrated``: undo distance for visual keys. ``weighted``: a method before the language model gives
+    sizes.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        pruners: Sequence[LayerPruner],
+        calibrated: bool = False,
+        weighted: bool = False,
+    ) -> None:
         self.stack = family.language_model
         if not hasattr(self.stack, "layers"):
             raise PruneError(
@@ -113,15 +64,26 @@ class LayerPruning:
                 "layers; choose before it (method='tfps')"
             )
         self.layers = list(self.stack.layers)
+        self.calibrated = calibrated
+        self._rotates = [family.rotates(layer) for layer in self.layers]
         self.by_layer = {pruner.layer: number for number, pruner in enumerate(pruners)}
         if list(self.by_layer) != sorted(self.by_layer) or len(self.by_layer) < len(pruners):
             raise PruneError(
                 f"stages at layers {[p.layer for p in pruners]}; give them in ascending order, one each"
             )
-        self.first = min(self.by_layer)
-        if max(self.by_layer) >= len(self.layers):
+        if max(self.by_layer, default=0) >= len(self.layers):
             raise PruneError(
                 f"layer {max(self.by_layer)} asked, the language model has layers 0 to {len(self.layers) - 1}"
+            )
+        self.signals = LayerSignals(family, self.layers, pruners)
+        begin = [*self.by_layer, self.signals.first]
+        self.first = 0 if calibrated or weighted else min(n for n in begin if n is not None)
+        self.biased = calibrated or weighted or any(p.proportional for p in pruners)
+        if self.biased and "flash" in self._attention(0):
+            what = "positions='calibrate'" if calibrated else "a method that gives merged tokens weight"
+            raise PruneError(
+                f"{what} adds to attention logits, which {self._attention(0)} cannot; "
+                "load the model with attn_implementation='sdpa'"
             )
         self.call: Call | None = None
         self.run: Run | None = None
@@ -129,6 +91,7 @@ class LayerPruning:
         self._deepstack: Any = None
 
     def attach(self) -> None:
+        self.signals.attach()
         for number, layer in enumerate(self.layers):
             if number >= self.first:
                 hook = self._enter(number)
@@ -142,6 +105,7 @@ class LayerPruning:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self.signals.detach()
         if self._deepstack is not None:
             del self.stack._deepstack_process
             self._deepstack = None
@@ -155,9 +119,9 @@ class LayerPruning:
             cache = kwargs.get("past_key_values")
             if getattr(cache, "is_compileable", False):
                 raise PruneError(
-                    "a static cache has one length for all layers; with a layer "
-                    "pruner use the dynamic cache, or "
-                    "choose before the language model (method='tfps')"
+                    "a static cache has one length for all layers, and its masks are the model's own; with a "
+                    "layer pruner or weighted keys use the dynamic cache, or choose before the language "
+                    "model (method='tfps')"
                 )
             if cache is None or cache.get_seq_length(number) == 0:
                 if self.call is None:
@@ -181,10 +145,11 @@ class LayerPruning:
 
     def _leave(self, layer: nn.Module, args: Any, output: Any) -> Any:
         run, call, self.run = self.run, self.call, None
+        self.signals.current = None
         hidden = output[0] if isinstance(output, tuple) else output
         if run is None or call is None:
             return None
-        run.masks.clear()  # the cache carries the run on through decode, which needs no prefill masks
+        run.forget_prefill()
         if not call.restore or not run.stages:
             return None
         run.move(hidden.device)
@@ -220,7 +185,8 @@ class LayerPruning:
     def _prefill(self, number: int, hidden: Tensor, cache: Any, kwargs: dict[str, Any]) -> Tensor:
         assert self.call is not None
         if number == self.first:
-            self.run = start(self.call.plan, hidden)
+            self.run = start(self.call.plan, hidden, self.calibrated)
+            self.signals.current = self.run
             if cache is not None:
                 setattr(cache, STATE, self.run)
         run = self.run
@@ -228,27 +194,49 @@ class LayerPruning:
             return hidden
         run.move(hidden.device)
         if (stage := self.by_layer.get(number)) is not None:
-            hidden = self._stage(stage, run, hidden)
-        run.per_layer[number] = (run.columns, run.valid, run.ragged)
-        given = kwargs.get("attention_mask")
-        key = run.stages, id(given), hidden.device
-        if key not in run.masks:
-            here = given.to(hidden.device) if isinstance(given, Tensor) else given
-            mask = prefill_mask(here, run.columns, run.valid, run.ragged, self._attention(number))
-            run.masks[key] = mask, given  # the second keeps the id from being reused
-        kwargs["attention_mask"] = run.masks[key][0]
-        if (rope := kwargs.get("position_embeddings")) is not None:
-            kwargs["position_embeddings"] = tuple(
-                gather_rows(part.to(hidden.device), run.columns, -2) for part in rope
-            )
-        if isinstance(ids := kwargs.get("position_ids"), Tensor):
-            kwargs["position_ids"] = gather_rows(ids.to(hidden.device), run.columns, -1)
+            hidden = self._stage(stage, run, hidden, kwargs)
+        if run.shortened:
+            kwargs |= self._fitting(number, run, hidden, kwargs)
+        self.signals.enter(number, run, hidden, kwargs.get("position_embeddings"))
         return hidden
 
-    def _stage(self, stage: int, run: Run, hidden: Tensor) -> Tensor:
+    def _fitting(self, number: int, run: Run, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """A layer's keywords for the tokens still there; what its decode steps need is noted."""
+        out: dict[str, Any] = {}
+        given, rope = kwargs.get("attention_mask"), kwargs.get("position_embeddings")
+        # The model hands the same mask and positions to all layers of a kind: gather them once.
+        key = run.stages, id(given), id(rope), hidden.device, self._rotates[number]
+        if key not in run.masks:
+            here = given.to(hidden.device) if isinstance(given, Tensor) else given
+            if rope is not None:
+                parts = [gather_rows(part.to(hidden.device), run.columns, -2) for part in rope]
+                out["position_embeddings"] = tuple(parts)
+            kept = self._kept(run, out.get("position_embeddings") if self._rotates[number] else None)
+            mask = prefill_mask(
+                here, run.columns, run.valid, run.ragged or kept.biased, self._attention(number)
+            )
+            bias = key_bias(kept.log_sizes, kept.visual, kept.unit, kept.unit)
+            if bias is not None:
+                mask = add_bias(mask, bias, hidden.dtype)
+            # What was given is held too, which keeps its id from being reused.
+            run.masks[key] = {"attention_mask": mask, **out}, kept, given, rope
+        out, kept = run.masks[key][:2]
+        run.per_layer[number] = kept
+        if isinstance(ids := kwargs.get("position_ids"), Tensor):
+            out = {**out, "position_ids": gather_rows(ids.to(hidden.device), run.columns, -1)}
+        return out
+
+    def _kept(self, run: Run, rope: Rope | None) -> Kept:
+        sizes = None if run.log_sizes is None else run.log_sizes.gather(1, run.columns)
+        if run.visual is None or rope is None:  # distance takes nothing where nothing is rotated
+            return Kept(run.columns, run.valid, run.ragged, sizes)
+        visual, unit = run.visual.gather(1, run.columns) & run.valid, unit_rope(rope)
+        return Kept(run.columns, run.valid, run.ragged, sizes, visual, unit)
+
+    def _stage(self, stage: int, run: Run, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
         assert self.call is not None
         plan = self.call.plan
-        pruner, counts = plan.stages[stage]
+        pruner, asked = plan.stages[stage]
         batch, device = len(plan.text), hidden.device
         # Beams and return sequences repeat each sample's row; the prompt's states are the same in all.
         repeat = hidden.shape[0] // batch
@@ -260,21 +248,30 @@ class LayerPruning:
         names = [view for views in plan.views for view in views]
         alive = subset(names, run.alive, run.lengths)
         rows_of = [row for row, views in enumerate(plan.views) for _ in views]
-        tokens = VisualTokens(features, alive, rows_of)
         clock = Clock(device)
-        chosen = select(pruner, tokens, counts, clock)
+        with clock:
+            here = kwargs
+            if pruner.needs and run.shortened:
+                here = {**kwargs, **self._fitting(pruner.layer, run, hidden, kwargs)}
+            signals = self.signals.gather(pruner, plan, run, hidden, here, repeat)
+        tokens = VisualTokens(features, alive, rows_of, signals, plan.rig)
+        chooser = Clock(device)
+        chosen = select(pruner, tokens, fitting_counts(asked, run.lengths, rows_of), chooser)
+        counts = list(chosen.counts)
         if chosen.features is not None:
-            raise PruneError(
-                f"{type(pruner).__name__} merges tokens; inside the language model that is not supported"
-            )
+            spots = old.gather(1, chosen.indices.clamp(min=0)).masked_fill(chosen.indices < 0, -1)
+            hidden = write_rows(hidden, chosen.features, spots, where, sample, repeat)
+            if chosen.sizes is not None:
+                add_sizes(run, plan.views, spots, chosen.sizes, repeat)
 
         picks, beyond = sorted_picks(chosen.indices, old.shape[1])
         new = old.gather(1, picks).masked_fill(beyond, -1)
         run.alive = run.alive.gather(1, picks).masked_fill(beyond, -1)
+        lost = [n for n, k in zip(rows_of, zip(run.lengths, counts, strict=True), strict=True) if k[0] > k[1]]
         run.view_columns, run.lengths = new, counts
         if stage not in plan.recorded:
             plan.recorded.add(stage)
-            plan.record.add_stage(counts, run.alive, lambda: clock.ms)
+            plan.record.add_stage(counts, run.alive, lambda: clock.ms + chooser.ms, pruner.layer)
 
         stay = torch.ones(batch, run.length + 1, dtype=torch.bool, device=device)
         stay[sample, torch.where(old < 0, run.length, old)] = False
@@ -289,48 +286,87 @@ class LayerPruning:
         run.columns = run.columns.gather(1, short.columns)
         run.valid, run.ragged = short.valid, len(set(rows)) > 1
         run.stages += 1
+        if self.calibrated and lost:
+            mark_visual(run, plan.views, torch.tensor([n in lost for n in range(batch)]), repeat)
         return hidden.gather(1, short.columns[..., None].expand(-1, -1, hidden.shape[-1]))
 
     # -- decode ---------------------------------------------------------------------------------
 
     def _decode(self, number: int, run: Run, hidden: Tensor, cache: Any, kwargs: dict[str, Any]) -> None:
-        columns, valid, ragged = run.per_layer[number]
+        kept = run.per_layer.get(number)
+        if kept is None:
+            return
         layer = self.layers[number]
         window = getattr(layer.self_attn, "sliding_window", None)
         if window is None:
             window = getattr(cache.layers[number], "sliding_window", None)
-        kwargs["attention_mask"] = decode_mask(
+        cached, query = cache.layers[number].keys.shape[-2], hidden.shape[1]
+        mask = decode_mask(
             kwargs.get("attention_mask"),
-            columns,
-            valid,
-            ragged,
+            kept.columns,
+            kept.valid,
+            kept.ragged,
             prompt=run.length,
-            cached=cache.layers[number].keys.shape[-2],
-            total=cache.get_seq_length(number) + hidden.shape[1],
-            query=hidden.shape[1],
+            cached=cached,
+            total=cache.get_seq_length(number) + query,
+            query=query,
             window=window,
             attention=self._attention(number),
             dtype=hidden.dtype,
         )
+        bias = cached_bias(cache, number, kwargs.get("position_embeddings"))
+        if bias is not None:
+            grown = cache.get_seq_length(number) + query - bias.shape[-1]
+            bias = torch.nn.functional.pad(bias, (0, grown))[..., -(cached + query) :]
+            mask = add_bias(mask, bias, hidden.dtype)
+        kwargs["attention_mask"] = mask
 
     def _attention(self, number: int) -> str:
-        return str(getattr(self.layers[number].self_attn.config, "_attn_implementation", None) or "eager")
+        found = str(getattr(self.layers[number].self_attn.config, "_attn_implementation", None) or "eager")
+        return found.rpartition(":")[2]  # a probe puts a prefix there
 
 
-def start(plan: Plan, hidden: Tensor) -> Run:
-    """The state of a sequence batch at the first stage's layer: every column still in its place."""
-    rows, length = hidden.shape[:2]
-    batch = len(plan.text)
-    if rows % batch or length < plan.length:
-        raise PruneError(
-            f"the language model got {rows} sequences of {length} tokens, "
-            f"the prompt had {batch} of {plan.length}; "
-            "with a layer pruner the prefill must be one piece (no prefill_chunk_size)"
-        )
-    grown = torch.ones(rows, length - plan.length, dtype=torch.bool, device=hidden.device)
-    valid = torch.cat([plan.valid.to(hidden.device).repeat_interleave(rows // batch, 0), grown], 1)
-    columns = torch.arange(length, device=hidden.device).expand(rows, length)
-    return Run(length, columns, valid, True, plan.columns, plan.alive, plan.lengths)
+def cached_bias(cache: Any, number: int, rope: Rope | None) -> Tensor | None:
+    """What the kept prompt's keys in a layer's cache gain: float32 ``(R, 1, m or 1, n)``, None for nothing.
+
+    ``rope``: positions of the m tokens that ask, as the layer gets them.
+    """
+    run = getattr(cache, STATE, None)
+    kept = None if run is None else run.per_layer.get(number)
+    if kept is None:
+        return None
+    queries = unit_rope(rope) if kept.unit is not None and rope is not None else None
+    if queries is not None and len(queries) == 1:  # positions that all rows share
+        queries = queries.expand(len(kept.unit), -1, -1)
+    return key_bias(kept.log_sizes, kept.visual, queries, kept.unit)
+
+
+def fitting_counts(asked: Sequence[int], lengths: Sequence[int], samples: Sequence[int]) -> list[int]:
+    """The counts asked, moved within a sample where an earlier stage left a view fewer tokens.
+
+    Happens only behind methods that rank a sample's tokens together or split its total by themselves.
+    """
+    counts = [min(k, n) for k, n in zip(asked, lengths, strict=True)]
+    for sample in dict.fromkeys(samples):
+        views = [v for v, s in enumerate(samples) if s == sample]
+        missing = sum(asked[v] - counts[v] for v in views)
+        while missing and (room := [v for v in views if counts[v] < lengths[v]]):
+            for v in room[:missing]:
+                counts[v] += 1
+            missing -= len(room[:missing])
+    return counts
+
+
+def write_rows(
+    hidden: Tensor, features: Tensor, columns: Tensor, where: Tensor, sample: Tensor, repeat: int
+) -> Tensor:
+    """Hidden states with merged rows ``(V, K, D)`` written at prompt ``columns`` ``(V, K)``, -1 for none."""
+    spare = hidden.shape[1]
+    target = where[sample, columns.clamp(min=0)].masked_fill(columns < 0, spare)
+    out = torch.cat([hidden, hidden.new_zeros(len(hidden), 1, hidden.shape[-1])], 1)
+    for copy in range(repeat):
+        out[sample * repeat + copy, target] = features.to(hidden.dtype)
+    return out[:, :-1]
 
 
 def check_checkpointing(layer: Any) -> None:
@@ -358,49 +394,3 @@ def gather_rows(tensor: Tensor, columns: Tensor, dim: int) -> Tensor:
     index = columns[..., None].expand(*lead, *columns.shape[1:], tensor.shape[-1])
     out = tensor.expand(*lead, *tensor.shape[-2:]).gather(-2, index)
     return out[..., 0] if dim == -1 else out
-
-
-def subset(views: Sequence[View], alive: Tensor, lengths: Sequence[int]) -> list[View]:
-    """The views with only their remaining tokens; asks the device only after an earlier stage."""
-    if all(len(view) == n for view, n in zip(views, lengths, strict=True)):
-        return list(views)
-    rows = alive.cpu()
-    return [view.subset(row[:n]) for view, row, n in zip(views, rows, lengths, strict=True)]
-
-
-def make_plan(prompt: Prompt, done: CutPrompt, pruners: Sequence[LayerPruner], device: torch.device) -> Plan:
-    """The prompt as the layer stages meet it: after the cut before the language model, if any."""
-    views = done.views
-    where = [row.nonzero().flatten() for row in prompt.visual]
-    columns = padded([where[row][view.index] for row, group in enumerate(views) for view in group]).to(device)
-    lengths = [len(view) for group in views for view in group]
-    alive = padded([torch.arange(n) for n in lengths]).to(device)
-    valid = prompt.mask.to(device)
-    text = [int(m.sum()) - sum(len(v) for v in group) for m, group in zip(prompt.mask, views, strict=True)]
-    if done.cut is not None and done.short is not None:
-        valid, lengths = done.short.valid, done.cut.counts
-        order, beyond = sorted_picks(done.cut.indices, alive.shape[1])
-        alive = order.masked_fill(beyond, -1)
-        columns = places(done.short.columns, prompt.ids.shape[1])[
-            sample_rows(views, device), columns.gather(1, order)
-        ].masked_fill(beyond, -1)
-    stages = list(zip(pruners, done.budgets[-len(pruners) :], strict=True))
-    right = is_right_padded(prompt.mask)
-    return Plan(valid.shape[1], valid, text, right, views, lengths, columns, alive, stages, done.record)
-
-
-def sample_rows(views: Sequence[Sequence[View]], device: torch.device) -> Tensor:
-    """Batch row of each view: int64 ``(V, 1)``."""
-    return torch.tensor([row for row, group in enumerate(views) for _ in group]).to(device)[:, None]
-
-
-def places(columns: Tensor, length: int) -> Tensor:
-    """Inverse of a gather: ``(B, n)`` columns of ``length`` -> ``(B, length)`` places, 0 if dropped."""
-    out = torch.zeros(columns.shape[0], length, dtype=torch.long, device=columns.device)
-    return out.scatter_(1, columns, torch.arange(columns.shape[1], device=columns.device).expand_as(columns))
-
-
-def sorted_picks(indices: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Picks ``(V, K)`` in ascending order, safe to gather with, and bool ``(V, K)`` where there is none."""
-    order = indices.masked_fill(indices < 0, width).sort(-1).values
-    return order.clamp(max=width - 1), order >= width

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..errors import PruneError
 from ..tokens import View
 
 
@@ -36,18 +37,26 @@ class Record:
         sequence: tuple[int, int],
         structure: int,
         encode_ms: Callable[[], float],
+        depth: int | None = None,
     ) -> None:
         self.method = method
         self.sequence = sequence
         self.structure = structure
         """Visual tokens that are row ends or separators: always kept, in no camera's count."""
+        self.depth = depth
+        """Layers of the language model, None where it does not show them."""
+        self.layers: list[int] = []
+        """The layer from which each stage's choice holds, 0 before the language model."""
         self._views = views
         self._kept: list[tuple[list[int], Tensor]] = []
         self._encode_ms = encode_ms
         self._select_ms: list[Callable[[], float]] = []
 
-    def add_stage(self, counts: Sequence[int], indices: Tensor, select_ms: Callable[[], float]) -> None:
+    def add_stage(
+        self, counts: Sequence[int], indices: Tensor, select_ms: Callable[[], float], layer: int = 0
+    ) -> None:
         """Take a stage's choice: ``indices`` ``(V, K)`` into the full views, row v valid to counts[v]."""
+        self.layers.append(layer)
         self._kept.append((list(counts), indices.detach()))
         self._select_ms.append(select_ms)
         self.__dict__.pop("samples", None)
@@ -94,6 +103,30 @@ class Record:
         cells = [cell for sample in self.samples for cell in sample.values()]
         return sum(c.before for c in cells), sum(c.kept for c in cells)
 
+    @property
+    def layer_tokens(self) -> list[list[int]]:
+        """Per sample, the camera tokens that each layer of the language model sees.
+
+        Raises:
+            PruneError: the model does not show its layers.
+        """
+        if self.depth is None:
+            raise PruneError(f"{self.method}: this model does not show the layers of its language model")
+        starts = [*self.layers, self.depth]
+        out = []
+        for number, row in enumerate(self._views):
+            seen = [sum(len(view) for view in row)] * min(starts[0], self.depth)
+            for stage in range(len(self._kept)):
+                kept = sum(cell.kept for cell in self.stage(stage)[number].values())
+                seen += [kept] * (starts[stage + 1] - starts[stage])
+            out.append(seen)
+        return out
+
+    @property
+    def layer_averaged(self) -> list[float]:
+        """Per sample, the camera tokens that a layer sees on average; errors as `layer_tokens`."""
+        return [sum(seen) / len(seen) for seen in self.layer_tokens]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
         return {
@@ -102,6 +135,7 @@ class Record:
             "structure_tokens": self.structure,
             "encode_ms": self.encode_ms,
             "select_ms": self.select_ms,
+            "layer_averaged": self.layer_averaged if self.depth else None,
             "samples": [
                 {name: {"before": c.before, "kept": c.kept, "indices": c.indices} for name, c in row.items()}
                 for row in self.samples
@@ -124,5 +158,9 @@ class Record:
         before, after = self.tokens
         share = after / before if before else 0.0
         lines.append(f"  cameras together {before} -> {after} ({share:.1%})")
+        if self.depth and any(self.layers) and self._views:
+            mean = sum(self.layer_averaged) / len(self._views)
+            whole = before / len(self._views)
+            lines.append(f"  a layer sees {mean:.1f} of {whole:.0f} on average ({mean / whole:.1%})")
         lines.append(f"  encode {self.encode_ms:.1f} ms, choose {self.select_ms:.1f} ms")
         return "\n".join(lines)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import PruneError
 from ..layout import Size
 from ..tokens import ImageTokens, Segment
+from .vision import VisionSide
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ class Prompt:
         return runs(self.visual[row])
 
 
-class Family:
+class Family(VisionSide):
     """A VLM architecture on stock transformers.
 
     The features a family's ``get_image_features`` returns fill the placeholders in order, over
@@ -79,6 +80,16 @@ class Family:
             if (found := getattr(self.core, name, None)) is not None:
                 return found
         return self.core
+
+    @property
+    def depth(self) -> int | None:
+        """Decoder layers of the language model, None if it does not show them."""
+        layers = getattr(self.language_model, "layers", None)
+        return None if layers is None else len(layers)
+
+    def rotates(self, layer: Any) -> bool:
+        """Whether a decoder layer uses rotary positions; some families leave them out in some layers."""
+        return True
 
     # -- encoding -------------------------------------------------------------------------------
 

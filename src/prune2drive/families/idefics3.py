@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
 
 from ..tokens import Segment
 from .base import Prompt, Size, near_square, tile_grid, tiles
 from .grouped import GroupedFamily
+from .vision import pooled
 
 
 class Idefics3(GroupedFamily):
     """``<fake><row_1_col_1> tile ... <fake><global-img> whole <fake>`` for each picture."""
+
+    tower = "vision_model"
+    projector = "connector"
 
     def segments(
         self, prompt: Prompt, row: int, number: int, start: int, length: int, size: Size | None
@@ -27,3 +34,8 @@ class Idefics3(GroupedFamily):
         down, across = (len(cut) // cols, cols) if len(cut) % cols == 0 else tile_grid(len(cut), size)
         thumbnail = Segment(len(cut) * side[0] * side[1], side, thumbnail=True)
         return [*tiles(down, across, side), thumbnail]
+
+    def per_token(self, values: Tensor, encoder_kwargs: dict[str, Any], out: Any) -> Tensor:
+        high, wide = encoder_kwargs["pixel_values"].shape[-2:]
+        patch = self.config.vision_config.patch_size
+        return pooled(values, (high // patch, wide // patch), self.config.scale_factor)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
 
 from ..tokens import Segment
 from .base import Family, Prompt, Size, near_square, tile_grid, tiles
+from .vision import pooled_tiles
 
 
 class InternVL(Family):
@@ -19,6 +23,12 @@ class InternVL(Family):
         self, prompt: Prompt, row: int, number: int, start: int, length: int, size: Size | None
     ) -> Sequence[Segment]:
         return tiled(length, prompt.entries[0], size)
+
+    def per_token(self, values: Tensor, encoder_kwargs: dict[str, Any], out: Any) -> Tensor:
+        return pooled_tiles(values, out.pooler_output)
+
+    def projected(self, rows: Tensor, encoder_kwargs: dict[str, Any], out: Any) -> Tensor:
+        return rows  # the model sets the four patches of a token side by side before its projector
 
 
 def tiled(length: int, per_tile: int, size: Size | None) -> list[Segment]:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
+from torch import Tensor
+from transformers.models.llava_next.modeling_llava_next import (
+    get_anyres_image_grid_shape,
+    image_size_to_num_patches,
+    unpad_image,
+)
 
 from ..errors import PruneError
 from ..tokens import Segment
@@ -53,3 +59,26 @@ class LlavaNext(Family):
         canvas = torch.empty(1, down * self.side, across * self.side, device="meta")
         rows, cols = unpad_image(canvas, height_width).shape[1:]
         return rows, cols
+
+    def per_token(self, values: Tensor, encoder_kwargs: dict[str, Any], out: Any) -> Tensor:
+        counts = self.tile_counts(encoder_kwargs)
+        tiles = values.reshape(sum(counts), -1, values.shape[-1])
+        # The model's own packing, with a newline of zeros.
+        packed, _ = self.core.pack_image_features(
+            tiles.split(counts),
+            encoder_kwargs["image_sizes"],
+            image_newline=values.new_zeros(values.shape[-1]),
+            **self.packing(encoder_kwargs),
+        )
+        return torch.cat(list(packed))
+
+    def tile_counts(self, encoder_kwargs: dict[str, Any]) -> list[int]:
+        """Tiles of each picture, the base picture included."""
+        vision, pins = self.config.vision_config, self.config.image_grid_pinpoints
+        sizes = encoder_kwargs["image_sizes"]
+        return [int(image_size_to_num_patches(size, pins, vision.image_size)) for size in sizes]
+
+    def packing(self, encoder_kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Options of the model's own packing."""
+        name = "vision_feature_select_strategy"
+        return {name: self.encoder_option(name, encoder_kwargs)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from ..tokens import Segment
 from .base import Prompt, Size
@@ -30,3 +31,14 @@ class LlavaOnevision(LlavaNext):
         wide, high = picture
         x, y = (max(wide, high) / wide - 1) / 2, (max(wide, high) / high - 1) / 2
         return [Segment(0, (self.side, self.side), (-x, -y, 1 + x, 1 + y))]
+
+    def tile_counts(self, encoder_kwargs: dict[str, Any]) -> list[int]:
+        counts = super().tile_counts(encoder_kwargs)
+        together = encoder_kwargs.get("batch_num_images")
+        if together is None:
+            return counts
+        alone = [n == 1 for n in together.tolist() for _ in range(n)]
+        return [count if one else 1 for count, one in zip(counts, alone, strict=True)]
+
+    def packing(self, encoder_kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {"vision_aspect_ratio": self.encoder_option("vision_aspect_ratio", encoder_kwargs)}

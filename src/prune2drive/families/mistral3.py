@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from ..errors import PruneError
 from ..tokens import Segment
 from .base import Family, Prompt, Size
-from .llava import given_size
+from .llava import given_size, packed_lengths
+from .vision import pooled
 
 
 class Mistral3(Family):
@@ -21,3 +26,12 @@ class Mistral3(Family):
             raise PruneError("image_sizes is missing; pass everything the processor returns")
         patch = self.config.vision_config.patch_size * self.config.spatial_merge_size
         return [Segment(0, (picture[1] // patch, picture[0] // patch))]
+
+    def patch_lengths(self, encoder_kwargs: dict[str, Any]) -> list[int] | None:
+        return packed_lengths(encoder_kwargs, self.config.vision_config.patch_size)
+
+    def per_token(self, values: Tensor, encoder_kwargs: dict[str, Any], out: Any) -> Tensor:
+        patch, merge = self.config.vision_config.patch_size, self.config.spatial_merge_size
+        grids = [(int(high) // patch, int(wide) // patch) for high, wide in encoder_kwargs["image_sizes"]]
+        pictures = values.split([rows * cols for rows, cols in grids])
+        return torch.cat([pooled(p, grid, merge) for p, grid in zip(pictures, grids, strict=True)])

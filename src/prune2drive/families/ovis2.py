@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
 
 from ..tokens import Segment
 from .base import Prompt, Size, near_square, tiles
 from .grouped import GroupedFamily, Run
+from .vision import pooled_tiles
 
 
 class Ovis2(GroupedFamily):
@@ -14,6 +18,8 @@ class Ovis2(GroupedFamily):
 
     The five indicator tokens stand in the config in that order: start, grid, column, row, end.
     """
+
+    projector = "vision_tower.head_linear"
 
     def groups(self, prompt: Prompt, row: int) -> list[list[Run]]:
         """Runs of a sample, grouped by picture."""
@@ -36,3 +42,10 @@ class Ovis2(GroupedFamily):
         down = 1 + sum(int(prompt.ids[row, run[0] - 1] == line) for run in cut)
         each = side[0] * side[1]
         return [Segment(0, side, thumbnail=True), *tiles(down, len(cut) // down, side, start=each)]
+
+    def per_token(self, values: Tensor, encoder_kwargs: dict[str, Any], out: Any) -> Tensor:
+        # A grid that the merge does not divide is padded: the last tokens of a row stand for fewer patches.
+        return pooled_tiles(values, out.pooler_output, ceil=True)
+
+    def projected(self, rows: Tensor, encoder_kwargs: dict[str, Any], out: Any) -> Tensor:
+        return rows  # the tower sets the patches of a token side by side before its head

@@ -18,6 +18,8 @@ class QwenVL(Family):
     """One container entry per picture; its grid is ``image_grid_thw`` after the spatial merge."""
 
     mrope = True
+    tower = "visual"
+    projector = "visual.merger"
 
     def segments(
         self, prompt: Prompt, row: int, number: int, start: int, length: int, size: Size | None
@@ -48,3 +50,40 @@ class QwenVL(Family):
         assert positions is not None
         tokens = positions.shape[-1] if mask is None else mask.long().sum(-1)
         self.core.rope_deltas = (positions[1:].amax((0, 2)) + 1 - tokens)[:, None]
+
+    # -- vision tower ---------------------------------------------------------------------------
+
+    @property
+    def windowed(self) -> bool:
+        """The tower (Qwen2.5) attends in windows, and runs through them window by window."""
+        return getattr(self.config.vision_config, "fullatt_block_indexes", None) is not None
+
+    def feature_block(self, depth: int, encoder_kwargs: dict[str, Any]) -> int:
+        """The last block; of a windowed tower the last that sees whole pictures (as released, the same)."""
+        full = self.config.vision_config.fullatt_block_indexes if self.windowed else ()
+        return max((n for n in full if n < depth), default=depth - 1)
+
+    def per_token(self, values: Tensor, encoder_kwargs: dict[str, Any], out: Any) -> Tensor:
+        # The processor sets the patches of one token one after the other.
+        merge = self.config.vision_config.spatial_merge_size
+        tokens = values.reshape(-1, merge**2, values.shape[-1]).mean(1)
+        if not self.windowed:
+            return tokens
+        order = self.window_order(encoder_kwargs["image_grid_thw"]).to(tokens.device)
+        return torch.empty_like(tokens).index_copy_(0, order, tokens)
+
+    def window_order(self, grids: Tensor) -> Tensor:
+        """int64 host ``(T,)``: which visual token stands where in a windowed tower."""
+        vision = self.config.vision_config
+        merge = vision.spatial_merge_size
+        side = vision.window_size // merge // vision.patch_size
+        out, start = [], 0
+        for times, high, wide in grids.tolist():
+            rows, cols = high // merge, wide // merge
+            token = torch.arange(times * rows * cols)
+            time, row, col = token // (rows * cols), token // cols % rows, token % cols
+            window = (time * rows + row // side) * cols + col // side
+            # Stable: inside a window tokens stay row by row.
+            out.append(start + window.argsort(stable=True))
+            start += len(token)
+        return torch.cat(out)

@@ -25,9 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PruneError
-from ..tokens import ImageTokens, PositionPolicy, Segment
+from ..tokens import ImageTokens, PositionPolicy, Segment, Signal
 from .base import bound, near_square, runs
 from .internvl import tiled
+from .vision import VISION
 
 if TYPE_CHECKING:
     from ..engine.cutter import CutPrompt
@@ -49,6 +50,13 @@ class RemoteFamily(ABC):
     def fits(cls, model: nn.Module) -> bool:
         """Whether a model offers this surface."""
         return all(hasattr(model, name) for name in cls.surface)
+
+    def lacks(self, signal: Signal) -> str | None:
+        """Why a signal of the vision tower cannot be had from this model; None for every other signal."""
+        if signal not in VISION:
+            return None
+        name = type(self.model).__name__
+        return f"{name} runs code of its own, whose vision tower is not watched; convert it to a stock class"
 
     def check(self, positions: PositionPolicy, pruners: Sequence[LayerPruner]) -> None:
         """Refuse what legacy code cannot do."""

@@ -4,7 +4,7 @@ VENV   ?= .venv
 RUN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: demo test lint format slow clean
+.PHONY: demo test lint format docs slow clean
 
 demo: $(STAMP)
 	mkdir -p out
@@ -13,17 +13,20 @@ demo: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto
 
+docs: $(STAMP)
+	$(RUN)/python docs/build.py
+
 slow: $(STAMP)
 	$(RUN)/python -m pytest -m slow
 
 lint: $(STAMP)
-	$(RUN)/ruff check src tests benchmarks
-	$(RUN)/ruff format --check src tests benchmarks
+	$(RUN)/ruff check src tests benchmarks docs/build.py
+	$(RUN)/ruff format --check src tests benchmarks docs/build.py
 	$(RUN)/mypy
 
 format: $(STAMP)
-	$(RUN)/ruff check --fix src tests benchmarks
-	$(RUN)/ruff format src tests benchmarks
+	$(RUN)/ruff check --fix src tests benchmarks docs/build.py
+	$(RUN)/ruff format src tests benchmarks docs/build.py
 
 # torch first and alone: a later package may not replace the build that is there.
 $(STAMP): pyproject.toml constraints.txt

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from families_table import FAMILIES
-from prune2drive import PruneError
+from prune2drive import PruneError, registry
 from prune2drive.cli import COMMANDS, build_parser, main
 from prune2drive.commands.options import check_output, parse_retention
+from prune2drive.registry import list_methods
 from prune2drive.rig import NUSCENES
 
 
@@ -78,10 +79,53 @@ def test_wrong_use_exits_with_2(argv, capsys):
 def test_methods_lists_all(capsys):
     assert main(["methods"]) == 0
     out = capsys.readouterr().out
-    assert "tfps" in out
-    assert "random" in out
-    assert "TFPSLayer with" in out
+    assert all(name in out for name in list_methods())
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line[:1].strip()}
+    assert rows["tfps"] == ["before", "-", "-", "-"]
+    assert rows["fastv"] == ["layer", "2", "yes", "-", "last_attention"]
+    assert rows["pyramiddrop"] == ["layers", "8,", "16,", "24", "of", "32", "yes", "-", "own_attention"]
+    assert rows["duet"][:8] == ["before,", "layers", "16,", "24", "of", "32", "yes", "yes"]
+    assert "T-FPS: token-wise farthest point sampling" in out
     assert "`" not in out
+
+
+def test_a_method_that_cannot_be_loaded_hides_no_other(capsys, monkeypatch):
+    monkeypatch.setattr(registry, "_METHODS", {**registry._METHODS, "gone": "no_such_module:X"})
+    assert main(["methods"]) == 0
+    out = capsys.readouterr().out
+    assert "cannot be loaded" in out
+    assert "no_such_module" in out
+    assert "visionzip" in out
+    assert "no_such_module" in error_of(capsys, "methods", "gone")
+
+
+def test_methods_tells_about_one(capsys):
+    assert main(["methods", "sparsevlm"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "SparseVLM: three stages",
+        "layers 3, 7 and 16 of 32",
+        "recycle = 0.3 share of the dropped tokens that is recycled",
+        "arXiv 2410.04417",
+        "the attention that layer K-1 paid from the instruction's tokens",
+        "Decisions",
+        "309 for both",
+        "prune2drive.schedules.sparsevlm.SparseVLM",
+    ):
+        assert words in out
+    assert "`" not in out
+
+
+@pytest.mark.parametrize("name", list_methods())
+def test_every_method_can_be_told_about(name, capsys):
+    assert main(["methods", name]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(name)
+    assert all(title in out for title in ("Chooses", "Source", "Formula", "Decisions"))
+
+
+def test_a_method_that_is_none(capsys):
+    assert "Did you mean 'tfps'" in error_of(capsys, "methods", "tpfs")
 
 
 @pytest.fixture

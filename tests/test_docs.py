@@ -15,7 +15,7 @@ from prune2drive.rig import load_rig
 
 ROOT = Path(__file__).parent.parent
 CASE = next(case for case in FAMILIES if case.name == "llava")
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 BLOCKS = [
     pytest.param(block, id=f"{page.name}-{number}")
     for page in PAGES
@@ -47,7 +47,7 @@ def test_example_runs(block, monkeypatch, tmp_path):
         "inputs": CASE.inputs([6]),
         "features": torch.randn(6, 36, 16),
     }
-    exec(compile(block, "example", "exec"), space)
+    exec(compile(block, "example", "exec", dont_inherit=True), space)
 
 
 def test_every_link_leads_somewhere():

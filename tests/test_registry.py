@@ -7,7 +7,10 @@ import pytest
 
 from prune2drive import registry
 from prune2drive.errors import PruneError
-from prune2drive.registry import list_methods, register_method, resolve_method
+from prune2drive.layer_pruners import TFPSLayer
+from prune2drive.registry import list_methods, register_method, resolve_method, resolve_single
+from prune2drive.schedules.base import Schedule
+from prune2drive.schedules.pyramiddrop import PyramidDrop
 from prune2drive.selectors import TFPS, Random, Selector, Stratified, Stride
 
 
@@ -94,3 +97,41 @@ def test_errors(method, words):
     register_method("wrong", f"{__name__}:NoMethod")
     with pytest.raises(PruneError, match=words):
         resolve_method(method)
+
+
+def test_a_place_for_one_stage_takes_what_has_one():
+    assert resolve_single("tfps", "the place") == TFPS()
+    assert resolve_single("tfps-layer", "the place") == TFPSLayer()
+    method = Random(seed=5)
+    assert resolve_single(method, "the place") is method
+
+
+@pytest.mark.parametrize("method", ["pyramiddrop", PyramidDrop(layers=(1, 2))])
+def test_a_place_for_one_stage_refuses_a_schedule_and_says_where_to_go(method):
+    with pytest.raises(
+        PruneError,
+        match="pyramiddrop works in several stages, the place takes a method of one; prune2drive compare",
+    ):
+        resolve_single(method, "the place")
+
+
+def test_every_schedule_is_refused_where_one_stage_is_wanted():
+    for name in list_methods():
+        if isinstance(resolve_method(name), Schedule):
+            with pytest.raises(PruneError, match=f"{name} works in several stages"):
+                resolve_single(name, "the place")
+        else:
+            assert resolve_single(name, "the place").name == name
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("tpfs", "unknown method 'tpfs'. Did you mean 'tfps'"),
+        (PyramidDrop, r"PyramidDrop is a class; pass an object: PyramidDrop\(\)"),
+        (3, "method 3 is not a name"),
+    ],
+)
+def test_a_place_for_one_stage_has_the_errors_of_all(method, words):
+    with pytest.raises(PruneError, match=words):
+        resolve_single(method, "the place")

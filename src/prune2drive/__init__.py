@@ -13,8 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import allocators, functional, layer_pruners, layout, search, selectors
-    from .allocators import Preset, list_presets, load_preset
+    from . import allocators, functional, layer_pruners, layout, schedules, search, selectors
+    from .allocators import LayerAveraged, Preset, list_presets, load_preset
     from .engine import Pruned, Record, prune
     from .errors import PruneError
     from .families import list_families
@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Camera",
+    "LayerAveraged",
     "PositionPolicy",
     "Preset",
     "PruneError",
@@ -43,6 +44,7 @@ __all__ = [
     "load_rig",
     "prune",
     "register_method",
+    "schedules",
     "search",
     "selectors",
 ]
@@ -50,6 +52,7 @@ __all__ = [
 # Loaded when first named: `import prune2drive` costs nothing, so the command line answers at once.
 _HOME = {
     "Camera": "rig",
+    "LayerAveraged": "allocators",
     "PositionPolicy": "tokens",
     "Preset": "allocators",
     "PruneError": "errors",

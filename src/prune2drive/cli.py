@@ -1,4 +1,4 @@
-"""The command line: ``prune2drive demo | run | evaluate | search | profile | methods``."""
+"""The command line: ``prune2drive demo | run | evaluate | compare | search | profile | methods``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ COMMANDS = {
     "demo": ("prune2drive.commands.demo", "try it without data or downloads"),
     "run": ("prune2drive.commands.run", "ask a model about your pictures"),
     "evaluate": ("prune2drive.commands.evaluate", "score methods against controls on a benchmark"),
+    "compare": ("prune2drive.commands.compare", "compare all methods at equal budgets"),
     "search": ("prune2drive.commands.search", "find each camera's retention rate"),
     "profile": ("prune2drive.profiling.command", "measure time, memory and FLOPs, unpruned and pruned"),
     "methods": ("prune2drive.commands.methods", "list pruning methods"),

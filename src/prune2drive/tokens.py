@@ -53,7 +53,7 @@ class Signal(enum.StrEnum):
     ``OWN_ATTENTION`` the attention that layer K is about to pay from the instruction's tokens;
     ``KEYS`` the rotated keys of layer K-1;
     ``OWN_KEYS`` the keys and queries of layer K;
-    ``ROPE`` what rotary positions alone would make of the instruction's attention.
+    ``ROPE`` the attention logits that rotary positions alone would give the instruction in layer K-1.
     """
 
     ENCODER = "encoder"
@@ -171,7 +171,10 @@ class Signals:
     token (key), zero where ``text_mask`` is False; the last real one is the prompt's last token;
     ``last_attention`` ``(V, N, H)`` those of the last token alone;
     ``own_attention`` ``(V, N, H, T)`` as ``attention``, of the layer itself;
-    ``rope`` ``(V, N, T)`` float32, as ``attention`` for queries and keys that are all ones;
+    ``rope`` ``(V, N, T)`` float32 logits, no softmax, from every instruction token's position to this one's
+    for queries and keys of d ones: sqrt(d) D(m - n), D = (2 / d) sum_f cos((m - n) theta_f). At most
+    sqrt(d), and just that where the layer before does not rotate; far away they can be negative. Zero where
+    ``text_mask`` is False;
     ``keys`` ``(V, N, C)`` key heads side by side, rotated, of the layer before;
     ``own_queries``, ``own_keys`` ``(V, N, H, d)`` of the layer itself, not rotated (key heads repeated to H);
     ``own_rotated_keys`` ``(V, N, C)`` key heads side by side, rotated.

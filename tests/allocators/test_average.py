@@ -10,6 +10,7 @@ import torch
 
 from prune2drive.allocators import LayerAveraged
 from prune2drive.allocators.average import AveragedStage, Plan
+from prune2drive.allocators.total import split
 from prune2drive.engine.stages import _Powers
 from prune2drive.errors import PruneError
 from prune2drive.rig import NUSCENES
@@ -180,6 +181,26 @@ def test_stages_share_their_totals_evenly_and_no_view_ever_grows(lengths, retent
         free = [(k, n) for k, n in zip(after, before, strict=True) if 1 < k < n]
         if len(free) == len(before):
             assert all(abs(k - rate * n) < 1 for k, n in free)
+
+
+def test_no_view_grows_even_where_shares_of_the_whole_would_make_it():
+    """Rounded shares of a smaller total can be larger (the Alabama paradox)."""
+    generator, paradoxes = random.Random(0), 0
+    for _ in range(300):
+        lengths = [generator.randint(1, 30) for _ in range(generator.randint(3, 6))]
+        asked = LayerAveraged(generator.choice([0.4, 0.6, 0.8, 0.9, 0.95]))
+        plan = Plan(asked, (0, 1, 2), 12, lambda s: (s, s**1.1, s**1.2), "steps")
+        try:
+            totals = plan.totals(sum(lengths), len(lengths))
+        except PruneError:
+            continue
+        stages = [AveragedStage(plan, number).allocate(views_of(lengths), NUSCENES) for number in range(3)]
+        assert [sum(counts) for counts in stages] == totals
+        for before, after in itertools.pairwise([lengths, *stages]):
+            assert all(1 <= k <= n for k, n in zip(after, before, strict=True))
+        anew = [split(total, lengths, [1.0] * len(lengths)) for total in totals]
+        paradoxes += any(k > n for b, c in itertools.pairwise(anew) for n, k in zip(b, c, strict=True))
+    assert paradoxes > 0
 
 
 def test_rounding_rules_do_not_apply_and_an_empty_sample_keeps_nothing():

@@ -49,6 +49,12 @@ def test_random_is_drawn_anew_for_every_scene():
     ("methods", "rates", "places", "words"),
     [
         (["tpfs"], [0.1], ["before"], "Did you mean 'tfps'"),
+        (
+            ["pyramiddrop"],
+            [0.1],
+            ["before"],
+            "several stages, evaluate takes .* prune2drive compare",
+        ),
         (["tfps"], [0.0], ["before"], r"retention 0.0 is not in \(0, 1\]"),
         (["tfps"], [float("nan")], ["before"], r"nan is not in \(0, 1\]"),
         (["tfps"], [0.1], ["layer0"], "'layer0' is no place"),

@@ -90,6 +90,7 @@ def test_mistakes(folder, tmp_path, capsys):
     assert "Did you mean 'test'" in mistake("--split", "tets")
     assert "Did you mean 'exists'" in mistake("--types", "exist")
     assert "Did you mean 'stride'" in mistake("--methods", "strid")
+    assert "duet works in several stages, evaluate takes a method of one" in mistake("--methods", "duet")
     assert "retention 0.0 is not in (0, 1]" in mistake("--retention", "0")
     assert "--retention 'x'" in mistake("--retention", "x")
     assert "'layer' is no place" in mistake("--where", "layer")

@@ -156,6 +156,7 @@ def test_mistakes_in_ones_own_frames(arguments, frames, tmp_path, capsys):
         (["--trials", "0"], "at least 1"),
         (["--samples", "0"], "at least 1"),
         (["--method", "tfpss"], "tfps"),
+        (["--method", "duet"], "duet works in several stages, a search of rates takes a method of one"),
         (["--cache-gib", "0"], "more than 0"),
         (["--cache-gib", "1e300"], "more than 0"),
         (["--seed", "99999999999999"], "seed"),

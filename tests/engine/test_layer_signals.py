@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -177,7 +178,7 @@ def test_keys_and_queries_before_rotation(case):
 
 @pytest.mark.parametrize("batch", ["one", "left"])
 def test_rope_alone_counted_by_hand(batch):
-    """Softmax over what a row may see of sqrt(d) D(m - n), by loops over positions and frequencies."""
+    """sqrt(d) D(m - n), no softmax, by loops over positions and frequencies; nothing for absent text."""
     from families_table import BY_NAME
 
     case = BY_NAME["llava"]
@@ -187,16 +188,29 @@ def test_rope_alone_counted_by_hand(batch):
     frequencies = oracle.language_model(model).rotary_emb.inv_freq.double().tolist()
     width = 2 * len(frequencies)
     for v, (row, columns) in enumerate(columns_of(inputs, token, record)):
-        mask = inputs["attention_mask"][row].tolist()
+        rope, n = tokens.signals.rope[v], len(columns)
+        assert rope.dtype is torch.float32
         for t, query in enumerate(asked[row]):
-            logits = {}
-            for key in range(query + 1):
-                if mask[key]:
-                    angle = [(query - key) * f for f in frequencies]
-                    logits[key] = width**0.5 * 2 / width * float(torch.tensor(angle).cos().sum())
-            total = sum(torch.tensor(x).double().exp() for x in logits.values())
-            expected = [float(torch.tensor(logits[c]).double().exp() / total) for c in columns]
-            close(tokens.signals.rope[v, : len(columns), t], torch.tensor(expected), NEAR, "rope")
+            expected = [
+                width**0.5 * 2 / width * sum(math.cos((query - key) * f) for f in frequencies)
+                for key in columns
+            ]
+            close(rope[:n, t], torch.tensor(expected), NEAR, "rope")
+        assert not rope[n:].any()
+        assert not rope[:, len(asked[row]) :].any()
+
+
+def test_rope_alone_of_a_layer_that_does_not_rotate(monkeypatch):
+    from families_table import BY_NAME
+
+    case = BY_NAME["llava"]
+    monkeypatch.setattr(type(find_family(shared_model(case))), "rotates", lambda self, layer: False)
+    model, inputs, record, (tokens,) = look(case, "left", "sdpa", FIRST)
+    width = 2 * len(oracle.language_model(model).rotary_emb.inv_freq)
+    asked = instruction_of(inputs, image_id(case))
+    for v, (row, columns) in enumerate(columns_of(inputs, image_id(case), record)):
+        expected = torch.full((len(columns), len(asked[row])), width**0.5)
+        close(tokens.signals.rope[v, : len(columns), : len(asked[row])], expected, NEAR, "rope")
 
 
 def test_an_early_stage_cannot_look_before_the_first_layer():

@@ -323,6 +323,7 @@ def test_a_damaged_picture_names_frame_and_camera(make, data):
         ({"max_new_tokens": 0}, "at least 1"),
         ({"cameras": ["FRONTT"]}, "'FRONTT' is not in the rig.*FRONT"),
         ({"method": "fps"}, "unknown method"),
+        ({"method": "duet"}, "duet works in several stages, a search of rates takes a method of one"),
         ({"rig": None}, "Give a rig"),
     ],
 )

@@ -333,6 +333,7 @@ def test_a_budget_holds_for_a_method_that_truncates(answerer, scenes):
         ({"start": -1}, "from -1"),
         ({"split": "tests"}, "no split 'tests'.*Did you mean 'test'"),
         ({"method": "tpfs"}, "unknown method 'tpfs'.*Did you mean 'tfps'"),
+        ({"method": "duet"}, "duet works in several stages, a search of rates takes a method of one"),
     ],
 )
 def test_refusals(make, options, message):

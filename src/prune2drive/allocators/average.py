@@ -26,8 +26,8 @@ _STEPS = 50
 class LayerAveraged:
     """Ask for a layer-averaged budget: ``retention`` of the tokens, or a number of ``tokens`` per sample.
 
-    Every stage's count follows from it, evenly over the cameras, and the average is met from below as
-    closely as whole tokens allow: within one token of the last stage.
+    Every stage's count follows from it, evenly over the cameras, and the average is met from below: no
+    stage could keep one token more without exceeding it, or keeping what the stage before dropped.
 
     Raises:
         PruneError: none of the two or both, or a value that is no share or no number of tokens.

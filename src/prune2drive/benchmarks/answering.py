@@ -4,12 +4,17 @@ A prompt is the pictures, which all questions share, and then a question. The pr
 (pruned or not); then the questions of a scene follow as one packed row, each with the positions it
 would have alone and a mask under which it sees the pictures and itself. An answer is one token, so this
 one pass gives every answer. The logits are those of one prompt per question, up to rounding.
+
+A method that reads the question (attention from its tokens, its embeddings) keeps other tokens for every
+question, so there each question is a prompt of its own; only the pictures are still encoded once.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +23,15 @@ import torch
 from torch import Tensor, nn
 
 from ..engine.attach import Pruned
+from ..engine.bias import add_bias
 from ..engine.caches import SHORTENED
+from ..engine.cutter import Stage
+from ..engine.layers import cached_bias
 from ..errors import PruneError
 from ..families import find_family
+from ..families.vision import SIGNALS, encode_with_signals
 from ..rig import NUSCENES
+from ..tokens import READS_QUESTION, Signal
 from ..world.model import pixels, prefix_text
 from ..world.questions import ANSWERS
 from ..world.render import SIDE
@@ -31,12 +41,33 @@ GREY = 128
 """Level of every pixel of the blind control's pictures."""
 
 
+def reads_question(stages: Sequence[Stage]) -> bool:
+    """Whether what the stages keep depends on the question, and not on the pictures alone."""
+    return any(stage.method.needs & READS_QUESTION for stage in stages)
+
+
 @dataclass(frozen=True, eq=False)
 class Encoded:
     """Encoder output of some scenes and what is asked about each; any number of answers reuse it."""
 
     output: Any
     texts: list[list[str]]
+
+    def scene(self, number: int, copies: int) -> Any:
+        """Encoder output of one scene, ``copies`` times over, with the vision tower's signals if any."""
+        out = copy.copy(self.output)
+        pictures = len(self.output.pooler_output) // len(self.texts)
+        part = slice(number * pictures, (number + 1) * pictures)
+        out.pooler_output = list(self.output.pooler_output[part]) * copies
+        if (found := getattr(self.output, SIGNALS, None)) is not None:
+            rows = {}
+            for field in dataclasses.fields(found):
+                if (flat := getattr(found, field.name)) is not None:
+                    each = len(flat) // len(self.texts)
+                    one = flat[number * each : (number + 1) * each]
+                    rows[field.name] = one.repeat(copies, *[1] * (one.dim() - 1))
+            setattr(out, SIGNALS, dataclasses.replace(found, **rows))
+        return out
 
 
 class Answerer:
@@ -62,6 +93,9 @@ class Answerer:
         self._grey = grey
         self._blind: dict[str, str] = {}
         self._words: dict[str, list[int]] = {}
+        # Of the last answer, where every question chose for itself: per scene what its first question
+        # kept, and the layer-averaged tokens of its questions.
+        self._accounts: list[tuple[dict[str, Any], float]] = []
 
     @property
     def tokens_per_picture(self) -> int:
@@ -73,10 +107,13 @@ class Answerer:
         settings = self.processor.image_processor.to_dict()
         return {"images": json.loads(json.dumps(settings, default=str)), "prefix": self._prefix[0].tolist()}
 
-    def encode(self, samples: Sequence[Sample]) -> Encoded:
-        """Run the vision tower and the projector over all pictures of the samples at once."""
+    def encode(self, samples: Sequence[Sample], needs: Collection[Signal] = ()) -> Encoded:
+        """Run the vision tower and the projector over all pictures of the samples at once.
+
+        ``needs``: signals of the vision tower that methods will ask for.
+        """
         images = torch.stack([sample.images for sample in samples])
-        return self._encode(images, [[q.text for q in sample.questions] for sample in samples])
+        return self._encode(images, [[q.text for q in sample.questions] for sample in samples], needs)
 
     def answer(self, encoded: Encoded, pruned: Pruned | None = None) -> list[list[str]]:
         """Answer every question of every scene: one word each, "" for a token that is no word.
@@ -92,10 +129,20 @@ class Answerer:
         return out
 
     def kept(self, pruned: Pruned | None, number: int) -> dict[str, list[int]]:
-        """Indices of the tokens kept of each camera of scene ``number`` in the last `answer`."""
+        """Indices of the tokens kept of each camera of scene ``number`` in the last `answer`.
+
+        Where the choice depends on the question: what the scene's first question kept.
+        """
         if pruned is None:
             return {name: list(range(self.tokens_per_picture)) for name in NUSCENES.names}
-        return {name: cell.indices for name, cell in pruned.record.samples[number].items()}
+        sample = self._accounts[number][0] if self._accounts else pruned.record.samples[number]
+        return {name: cell.indices for name, cell in sample.items()}
+
+    def layer_averaged(self, pruned: Pruned | None, number: int) -> float:
+        """Visual tokens that a layer saw on average of scene ``number`` in the last `answer`."""
+        if pruned is None:
+            return float(self.tokens_per_picture * len(NUSCENES))
+        return self._accounts[number][1] if self._accounts else pruned.record.layer_averaged[number]
 
     def blind(self, samples: Sequence[Sample]) -> list[list[str]]:
         """Answer from the words of the questions alone: all pictures are mid-grey.
@@ -113,6 +160,10 @@ class Answerer:
     def logits(self, encoded: Encoded, pruned: Pruned | None = None) -> list[Tensor]:
         """Logits of every answer: per scene (questions, vocabulary)."""
         count = len(encoded.texts)
+        self._accounts = []
+        if pruned is not None and reads_question(pruned.cutter.stages):
+            with pruned:
+                return [self._each_question(encoded, pruned, number) for number in range(count)]
         with pruned or nullcontext():
             read = self.model(
                 input_ids=self._prefix.expand(count, -1),
@@ -127,6 +178,29 @@ class Answerer:
                 "encode and answer them one at a time"
             )
         return self._ask(read.past_key_values, encoded.texts, self._following(read.past_key_values))
+
+    def _each_question(self, encoded: Encoded, pruned: Pruned, number: int) -> Tensor:
+        """Logits of a scene's answers, every question with a prefix of its own: (questions, vocabulary)."""
+        texts = encoded.texts[number]
+        # A scene about which nothing is asked is read as it stands, for the account of what is kept.
+        rows = [self._tokens(text) for text in texts] or [[]]
+        width = max(map(len, rows))
+        prefix = self._prefix[0].tolist()
+        pad = self.tokenizer.pad_token_id
+        ids = [[pad] * (width - len(row)) + prefix + row for row in rows]
+        mask = [[0] * (width - len(row)) + [1] * (len(prefix) + len(row)) for row in rows]
+        device = self._prefix.device
+        out = self.model(
+            input_ids=torch.tensor(ids, device=device),
+            attention_mask=torch.tensor(mask, device=device),
+            mm_encoder_outputs={"image": encoded.scene(number, len(rows))},
+            use_cache=False,
+            logits_to_keep=1,
+        )
+        record = pruned.record
+        averaged = record.layer_averaged
+        self._accounts.append((record.samples[0], sum(averaged) / len(averaged)))
+        return out.logits[: len(texts), -1].float()
 
     @torch.inference_mode()
     def choose(self, encoded: Encoded, pruned: Pruned) -> None:
@@ -153,9 +227,9 @@ class Answerer:
     # -- the two passes -------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def _encode(self, images: Tensor, texts: list[list[str]]) -> Encoded:
+    def _encode(self, images: Tensor, texts: list[list[str]], needs: Collection[Signal] = ()) -> Encoded:
         given = pixels(images.flatten(0, 1).to(self.model.device)).to(self.model.dtype)
-        return Encoded(self._family.encode({"pixel_values": given}), texts)
+        return Encoded(encode_with_signals(self._family, {"pixel_values": given}, needs), texts)
 
     def _ask(self, cache: Any, texts: Sequence[Sequence[str]], following: Tensor) -> list[Tensor]:
         """Let the questions of each scene follow its prefix in ``cache``, which grows by them.
@@ -240,7 +314,11 @@ def _fitting_masks(layers: Sequence[nn.Module], cache: Any) -> Iterator[None]:
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             mask = kwargs["attention_mask"]
             width = cache.get_seq_length(number) + mask.shape[-2]
-            return args, {**kwargs, "attention_mask": mask[..., mask.shape[-1] - width :]}
+            mask = mask[..., mask.shape[-1] - width :]
+            bias = cached_bias(cache, number, kwargs.get("position_embeddings"))
+            if bias is not None:  # merged or calibrated keys weigh the same for every question
+                mask = add_bias(mask, torch.nn.functional.pad(bias, (0, width - bias.shape[-1])), mask.dtype)
+            return args, {**kwargs, "attention_mask": mask}
 
         return hook
 

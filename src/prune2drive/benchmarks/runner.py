@@ -9,21 +9,37 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..engine.attach import Pruned
 from ..errors import PruneError
+from ..tokens import Signal
 from ..world.generate import check_split
 from ..world.questions import TYPES, check_types
-from .answering import Answerer, Encoded
+from .answering import Answerer, Encoded, reads_question
 from .guess import Guess
 from .records import Record, Records
 from .settings import BLIND, GUESS, Setting
 from .summary import summarize
 from .world import SIZES, Large, Sample, Shown, samples
 
+Answers = tuple[list[str], dict[str, list[int]], float]
+"""Of one scene: the words, the tokens kept of each camera, the tokens that a layer saw on average."""
+
 FORMAT = 2
 """Of the records. A folder with another one is refused."""
+
+
+class Row(Protocol):
+    """What a run records: a `Setting`, or a row of another comparison that can say as much of itself."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def draws(self) -> bool: ...
+    @property
+    def facts(self) -> dict[str, Any]: ...
+    def prune(self, model: Any, seed: int = 0, scenes: Sequence[str] = ()) -> Pruned | None: ...
 
 
 class Runner:
@@ -40,7 +56,7 @@ class Runner:
     def __init__(
         self,
         records: Records,
-        settings: Sequence[Setting],
+        settings: Sequence[Row],
         load: Callable[[], Answerer],
         *,
         split: str,
@@ -61,7 +77,7 @@ class Runner:
     def names(self) -> list[str]:
         return [f"{self.split}/{number}" for number in range(self.count)]
 
-    def missing(self, start: int = 0, stop: int | None = None) -> list[Setting]:
+    def missing(self, start: int = 0, stop: int | None = None) -> list[Row]:
         """Settings without a record of some scene from ``start`` to before ``stop``."""
         names = self.names[start:stop]
         rows = self.records.rows
@@ -69,7 +85,7 @@ class Runner:
 
     def prepare(self) -> None:
         """Load the model if it is needed, and refuse what it cannot do; `run` does so by itself."""
-        if any(setting != GUESS for setting in self.missing()) and not self._pruned:
+        if any(setting.name != GUESS.name for setting in self.missing()) and not self._pruned:
             self._pruned = {s.name: s.prune(self.answerer.model, self.seed) for s in self.settings}
 
     def run(self, progress: Callable[[str, int], None] = lambda name, done: None) -> None:
@@ -85,8 +101,8 @@ class Runner:
                 continue
             group = list(samples(self.split, number, self.seed, self.types, start))
             # Only a method needs the pictures of this batch; controls need none.
-            sees = any(setting not in (BLIND, GUESS) for setting in todo)
-            encoded = self.answerer.encode(group) if sees else None
+            sees = [setting for setting in todo if setting.name not in (BLIND.name, GUESS.name)]
+            encoded = self.answerer.encode(group, self._needs(sees)) if sees else None
             for setting in todo:
                 self.records.add(self._rows(setting, group, encoded))
                 progress(setting.name, number)
@@ -96,7 +112,7 @@ class Runner:
 
         ``model``: its name in the summary.
         """
-        known = {setting.name: setting for setting in self.settings}
+        known: dict[str, Any] = {setting.name: setting for setting in self.settings}
         for row in self.records.rows.values():
             if row["setting"] not in known:
                 known[row["setting"]] = Setting(row["method"], row["where"], row["retention"])
@@ -113,39 +129,61 @@ class Runner:
     def _guess(self) -> Guess:
         return Guess.counted(self.seed)
 
-    def _rows(self, setting: Setting, group: Sequence[Sample], encoded: Encoded | None) -> list[Record]:
+    def _needs(self, settings: Sequence[Row]) -> set[Signal]:
+        """What the methods of some settings need of the vision tower, among other things."""
+        found = [self._pruned[setting.name] for setting in settings]
+        stages = [stage for pruned in found if pruned is not None for stage in pruned.cutter.stages]
+        return {signal for stage in stages for signal in stage.method.needs}
+
+    def _rows(self, setting: Row, group: Sequence[Sample], encoded: Encoded | None) -> list[Record]:
         """The records of one setting for a batch of scenes."""
-        kept: list[dict[str, list[int]] | None] = [None] * len(group)
-        if setting == GUESS:
-            given = [[self._guess.answer(q) for q in sample.questions] for sample in group]
-        elif setting == BLIND:
-            given = self.answerer.blind(group)
+        if setting.name == GUESS.name:
+            words = [[self._guess.answer(q) for q in sample.questions] for sample in group]
+        elif setting.name == BLIND.name:
+            words = self.answerer.blind(group)
         else:
             assert encoded is not None  # encoded whenever such a setting is left to do
-            pruned = self._pruned[setting.name]
-            if setting.draws:
-                names = [sample.name for sample in group]
-                pruned = setting.prune(self.answerer.model, self.seed, names)
-            given = self.answerer.answer(encoded, pruned)
-            kept = [self.answerer.kept(pruned, number) for number in range(len(group))]
+            answers = self._answers(setting, group, encoded)
+            return [make_record(setting, s, *answer) for s, answer in zip(group, answers, strict=True)]
+        return [make_record(setting, sample, given) for sample, given in zip(group, words, strict=True)]
+
+    def _answers(self, setting: Row, group: Sequence[Sample], encoded: Encoded) -> list[Answers]:
+        pruned = self._pruned[setting.name]
+        if not setting.draws or pruned is None:
+            return self._answered(encoded, pruned)
+        model = self.answerer.model
+        if not reads_question(pruned.cutter.stages):
+            names = [sample.name for sample in group]
+            return self._answered(encoded, setting.prune(model, self.seed, names))
+        # Here a scene's questions are a batch of their own, and all draw by the name of the scene.
+        out = []
+        for number, (sample, texts) in enumerate(zip(group, encoded.texts, strict=True)):
+            alone = Encoded(encoded.scene(number, 1), [texts])
+            out += self._answered(alone, setting.prune(model, self.seed, [sample.name] * len(texts)))
+        return out
+
+    def _answered(self, encoded: Encoded, pruned: Pruned | None) -> list[Answers]:
+        asked = self.answerer
         return [
-            make_record(setting, sample, words, picks)
-            for sample, words, picks in zip(group, given, kept, strict=True)
+            (words, asked.kept(pruned, number), asked.layer_averaged(pruned, number))
+            for number, words in enumerate(asked.answer(encoded, pruned))
         ]
 
 
 def make_record(
-    setting: Setting, sample: Sample, given: Sequence[str], kept: dict[str, list[int]] | None
+    setting: Row,
+    sample: Sample,
+    given: Sequence[str],
+    kept: dict[str, list[int]] | None = None,
+    layer_averaged: float | None = None,
 ) -> Record:
     """One line of the records.
 
-    ``kept``: indices of the tokens kept of each camera; None for a control, which sees no picture.
+    ``kept``: indices of the tokens kept of each camera, and ``layer_averaged`` the tokens that a layer saw
+    on average; None for a control, which sees no picture.
     """
     return {
-        "setting": setting.name,
-        "method": setting.method,
-        "where": setting.where,
-        "retention": setting.retention,
+        **setting.facts,
         "sample": sample.name,
         "weather": sample.scene.weather,
         "answers": [
@@ -160,6 +198,7 @@ def make_record(
             for q, word in zip(sample.questions, given, strict=True)
         ],
         "kept": {camera: len(picks) for camera, picks in (kept or {}).items()},
+        "layer_averaged": layer_averaged,
         "large": [] if kept is None else [_large(thing, kept[thing.camera]) for thing in sample.large],
         "shown": {} if kept is None else _shown(sample.shown, kept),
     }

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from ..allocators.base import check_rate
 from ..engine.attach import Pruned, prune
 from ..errors import PruneError
 from ..layer_pruners.base import LayerPruner
 from ..layer_pruners.selector_at import SelectorAt
-from ..registry import resolve_method
+from ..registry import resolve_single
 from ..rig import NUSCENES
 from ..selectors.base import Selector
 from ..selectors.random import Random
 
 BEFORE = "before"
 """The place before the language model; others are ``layer1``, ``layer2``, ..."""
+
+Method = TypeVar("Method")
 
 _LAYER = re.compile(r"layer([1-9][0-9]*)")
 
@@ -48,7 +51,17 @@ class Setting:
     @property
     def draws(self) -> bool:
         """Whether the choice is drawn at random, so that it depends on a seed."""
-        return self.retention is not None and _drawing(resolve_method(self.method)) is not None
+        return self.retention is not None and draws(resolve_single(self.method, "evaluate"))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a record says of its setting."""
+        return {
+            "setting": self.name,
+            "method": self.method,
+            "where": self.where,
+            "retention": self.retention,
+        }
 
     def prune(
         self, model: Any, seed: int = 0, scenes: Sequence[str] = (), positions: str = "keep"
@@ -66,12 +79,7 @@ class Setting:
         """
         if self.retention is None or self.where is None:
             return None
-        method = resolve_method(self.method)
-        fresh = FreshRandom(seed, tuple(scenes)) if scenes else Random(seed)
-        if _drawing(method) is method:
-            method = fresh
-        elif isinstance(method, SelectorAt) and _drawing(method) is not None:
-            method = SelectorAt(fresh, method.layer)
+        method = drawn_anew(resolve_single(self.method, "evaluate"), seed, scenes)
         if isinstance(method, Selector) and self.where != BEFORE:
             method = SelectorAt(method, _layer(self.where))
         return prune(model, method, self.retention, rig=NUSCENES, positions=positions)
@@ -88,10 +96,22 @@ class FreshRandom(Random):
         return zlib.crc32(f"{self.seed}/{self.scenes[sample]}".encode())
 
 
-def _drawing(method: Selector | LayerPruner) -> Random | None:
-    """The random selection that a method is, or carries into the language model."""
-    chosen = method.selector if isinstance(method, SelectorAt) else method
-    return chosen if isinstance(chosen, Random) else None
+def draws(method: object) -> bool:
+    """Whether a method is random selection, or carries it into the language model."""
+    return isinstance(method.selector if isinstance(method, SelectorAt) else method, Random)
+
+
+def drawn_anew(method: Method, seed: int, scenes: Sequence[str] = ()) -> Method:
+    """The method with its random selection drawn by ``seed``, for each of ``scenes`` by its name if given.
+
+    Methods that draw nothing pass through.
+    """
+    if not draws(method):
+        return method
+    fresh: Any = FreshRandom(seed, tuple(scenes)) if scenes else Random(seed)
+    if isinstance(method, SelectorAt):
+        fresh = dataclasses.replace(method, selector=fresh)
+    return fresh
 
 
 UNPRUNED, BLIND, GUESS = Setting("unpruned"), Setting("blind"), Setting("guess")
@@ -104,7 +124,7 @@ def place_of(method: str) -> str:
     Raises:
         PruneError: an unknown method.
     """
-    found = resolve_method(method)
+    found = resolve_single(method, "evaluate")
     return f"layer{found.layer}" if isinstance(found, LayerPruner) else BEFORE
 
 

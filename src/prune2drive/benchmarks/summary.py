@@ -39,7 +39,7 @@ def summarize(
         about: benchmark, split, model and seed, which lead the summary.
     """
     drawn = resamples(len(names), about["seed"])
-    tables = {s.name: _Table([rows[s.name, name] for name in names]) for s in settings}
+    tables = {s.name: Table([rows[s.name, name] for name in names]) for s in settings}
     out: dict[str, Any] = {
         **about,
         "scenes": len(names),
@@ -55,17 +55,28 @@ def summarize(
                 "where": setting.where,
                 "retention": setting.retention,
                 "tokens": float(np.mean(table.tokens)),
-                "accuracy": table.accuracy(drawn),
-                "difference": {
-                    name: table.gain(tables[rival], drawn)
-                    for name, rival in _rivals(setting).items()
-                    if rival in tables
-                },
-                "large": large_account([] if setting in (BLIND, GUESS) else table.rows),
-                "shown": shown_account([] if setting in (BLIND, GUESS) else table.rows, drawn),
+                **account(table, tables, _rivals(setting), drawn, setting not in (BLIND, GUESS)),
             }
         )
     return out
+
+
+def account(
+    table: Table, tables: Mapping[str, Table], rivals: Mapping[str, str], drawn: Array, sees: bool = True
+) -> dict[str, Any]:
+    """What the records of one setting come to, whatever it is a setting of.
+
+    Args:
+        rivals: what it is compared with -> which of ``tables`` that is; those that lack are left out.
+        sees: whether it sees the pictures, so that things in them can be lost.
+    """
+    seen = table.rows if sees else []
+    return {
+        "accuracy": table.accuracy(drawn),
+        "difference": {n: table.gain(tables[rival], drawn) for n, rival in rivals.items() if rival in tables},
+        "large": large_account(seen),
+        "shown": shown_account(seen, drawn),
+    }
 
 
 def _rivals(setting: Setting) -> dict[str, str]:
@@ -90,8 +101,9 @@ def large_account(rows: Sequence[Record]) -> dict[str, Any]:
     for row in rows:
         for thing in row["large"]:
             lost.append(thing["kept"] == 0)
-            kept = thing["kept"] / row["kept"][thing["camera"]]
-            ratios.append(kept / (thing["patches"] / GRID**2))
+            # A method that shares a budget out among the cameras may leave one of them nothing.
+            if of := row["kept"][thing["camera"]]:
+                ratios.append(thing["kept"] / of / (thing["patches"] / GRID**2))
     return {
         "objects": len(lost),
         "lost": float(np.mean(lost)) if lost else None,
@@ -109,7 +121,7 @@ def shown_account(rows: Sequence[Record], drawn: Array) -> dict[str, Any]:
     }
 
 
-class _Table:
+class Table:
     """Right answers and questions of each scene, overall and by group: group -> key -> int64 (scenes,)."""
 
     def __init__(self, rows: Sequence[Record]) -> None:
@@ -147,7 +159,7 @@ class _Table:
         }
         return {"overall": parts.pop("overall")[""], **parts}
 
-    def gain(self, other: _Table, drawn: Array) -> dict[str, Any]:
+    def gain(self, other: Table, drawn: Array) -> dict[str, Any]:
         """Difference to the other on the same questions, overall and by type."""
         parts = {
             group: {

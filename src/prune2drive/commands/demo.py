@@ -179,7 +179,7 @@ class _Table:
         from ..benchmarks.settings import BLIND, UNPRUNED
 
         names = [sample.name for sample in group]
-        encoded = self.answerer.encode(group)
+        encoded = self.answerer.encode(group, self.pruned.needs)
         found: dict[Setting, list[list[str]]] = {}
         for setting in self.settings:
             kept: list[Any] = [None] * len(group)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PruneError
-from .options import check_at_least, check_output
+from .options import check_at_least, check_output, parse_names, parse_shares
 
 SUMMARY, PAGE, TABLES = "summary.json", "report.html", "tables.md"
 
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from ..world.questions import TYPES, check_types
 
     check_split(args.split)
-    types = TYPES if args.types is None else _names(args.types, "--types")
+    types = TYPES if args.types is None else parse_names(args.types, "--types")
     check_types(types)
     folder = model_folder(args.model)
 
@@ -83,7 +83,9 @@ def run(args: argparse.Namespace) -> int:
     from ..loading import parse_device, parse_dtype
 
     settings = make_settings(
-        _names(args.methods, "--methods"), _shares(args.retention), _names(args.where, "--where")
+        parse_names(args.methods, "--methods"),
+        parse_shares(args.retention),
+        parse_names(args.where, "--where"),
     )
     dtype, device = parse_dtype(args.dtype), parse_device(args.device)
 
@@ -126,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
         with console.status("loading the model"):
             runner.prepare()  # before the folder is taken: a damaged model should leave no trace in it
         with records:
-            _work(runner, console)
+            fill_in(runner, console)
     summary = runner.summary(folder.resolve().name)
     out = Path(args.out)
     write_atomically(out / SUMMARY, json.dumps(summary, indent=2) + "\n")
@@ -144,8 +146,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _work(runner: Any, console: Any) -> None:
-    """Fill in what is missing under a progress bar."""
+def progress_bar(console: Any) -> Any:
+    """A bar with counts and the time left, which goes away when done."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -154,7 +156,12 @@ def _work(runner: Any, console: Any) -> None:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    return Progress(*columns, console=console, transient=True)
+
+
+def fill_in(runner: Any, console: Any) -> None:
+    """Fill in what is missing under a progress bar."""
+    with progress_bar(console) as bar:
         task = bar.add_task("starting", total=runner.count * len(runner.settings))
         runner.run(lambda name, done: bar.update(task, advance=done, description=name))
 
@@ -178,17 +185,3 @@ def model_folder(path: str | None) -> Path:
             "python -m prune2drive.world.train --out FOLDER."
         )
     return FOLDER
-
-
-def _names(text: str, option: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names) or len(set(names)) < len(names):
-        raise PruneError(f"{option} {text!r}: give names separated by commas, each once.")
-    return names
-
-
-def _shares(text: str) -> list[float]:
-    try:
-        return [float(share) for share in text.split(",")]
-    except ValueError:
-        raise PruneError(f"--retention {text!r}: give shares with commas, such as 0.25,0.1.") from None

@@ -28,7 +28,7 @@ def add_pruning_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--positions",
-        choices=("keep", "reindex"),
+        choices=("keep", "reindex", "calibrate"),
         default="keep",
         help="position ids of kept tokens (default: %(default)s)",
     )
@@ -99,6 +99,30 @@ def parse_retention(text: str) -> float | dict[str, float]:
     return rates
 
 
+def parse_names(text: str, option: str) -> list[str]:
+    """Read names separated by commas.
+
+    Raises:
+        PruneError: an empty name, or one given twice.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise PruneError(f"{option} {text!r}: give names separated by commas, each once.")
+    return names
+
+
+def parse_shares(text: str) -> list[float]:
+    """Read ``--retention`` as several shares.
+
+    Raises:
+        PruneError: something that is no number.
+    """
+    try:
+        return [float(share) for share in text.split(",")]
+    except ValueError:
+        raise PruneError(f"--retention {text!r}: give shares with commas, such as 0.25,0.1.") from None
+
+
 def parse_cameras(text: str | None, rig: Rig) -> list[str]:
     """Read ``--cameras``; all of the rig's without it.
 
@@ -126,12 +150,15 @@ def pruning_setting(args: argparse.Namespace, rig: Rig, cameras: Sequence[str]) 
     retention = parse_retention(args.retention)
     import torch
 
+    from ..allocators.average import AveragedStage
     from ..engine.stages import resolve_stages
     from ..tokens import View
 
     none = torch.zeros(1, dtype=torch.long)
     views = [View(name, none, torch.zeros(1, 4), none, none) for name in cameras]
     for stage in resolve_stages(args.method, retention):
+        if isinstance(stage.allocator, AveragedStage):  # speaks of a prompt's tokens, which are not known yet
+            continue
         stage.allocator.allocate(views, rig, stage.method.rounding)
     return {"method": args.method, "retention": retention, "positions": args.positions}
 

@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ..allocators.base import check_rate
-    from ..registry import resolve_method
+    from ..registry import resolve_single
     from ..search import Objective, Search, open_storage
     from ..search.result import check_apart, check_folder, conclude
     from ..search.samplers import make_pruner, make_sampler
@@ -151,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
     space = FreeRates({"any": 100}, low, high)
     make_sampler(args.sampler or "tpe", space, args.seed, args.trials, args.front)
     make_pruner(args.pruner or "none")
-    resolve_method(args.method)
+    resolve_single(args.method, "a search of rates")
 
     console = Console()
     out = Path(args.out)

@@ -126,8 +126,7 @@ class Pruned(AbstractContextManager["Pruned"]):
         pruners, selector = self.cutter.layer_pruners, self.cutter.selector
         if self.remote:
             self.remote.check(self.positions, pruners)
-        else:
-            self._check_signals()
+        self._check_signals(found)
         calibrated = self.positions is PositionPolicy.CALIBRATE
         weighted = selector is not None and selector.proportional
         self._layers = None
@@ -137,11 +136,11 @@ class Pruned(AbstractContextManager["Pruned"]):
         self._own: dict[str, Any] = {}
         self._busy = False
 
-    def _check_signals(self) -> None:
+    def _check_signals(self, family: Family | RemoteFamily) -> None:
         """Refuse a method that needs what the model's family cannot give."""
         for stage in self.cutter.stages:
             for signal in sorted(stage.method.needs):
-                if (reason := self.family.lacks(signal)) is not None:
+                if (reason := family.lacks(signal)) is not None:
                     raise PruneError(
                         f"{stage.method.name} needs {signal} of {type(self.model).__name__}: {reason}"
                     )
@@ -198,6 +197,17 @@ class Pruned(AbstractContextManager["Pruned"]):
         self.detach()
 
     @property
+    def works_inside(self) -> bool:
+        """Whether something is done inside the language model, which inputs alone cannot express."""
+        return self._layers is not None
+
+    @property
+    def needs(self) -> frozenset[Signal]:
+        """Signals that a call's pictures must be encoded with: see `families.vision.encode_with_signals`."""
+        selector = self.cutter.selector
+        return VISION & selector.needs if selector is not None else frozenset()
+
+    @property
     def record(self) -> Record:
         """What the last call kept and what choosing cost."""
         if self._record is None:
@@ -215,8 +225,8 @@ class Pruned(AbstractContextManager["Pruned"]):
         """
         if self._layers or self.remote:
             raise PruneError(
-                "rewrite() is for stock models pruned before their language model; "
-                "for others call the model inside the prune context"
+                "rewrite() gives inputs, and inputs cannot say what is done inside a language model (layer "
+                "pruners, calibrated positions) or by legacy code; call the model inside the prune context"
             )
         prepared = self._prepare(inputs, generating=False)
         self._record = prepared.record

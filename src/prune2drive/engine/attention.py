@@ -58,25 +58,19 @@ def attention_rows(seen: Seen, rows: Tensor, valid: Tensor, repeat: int = 1) -> 
     logits = logits * seen.scaling
     if seen.softcap:
         logits = torch.tanh(logits / seen.softcap) * seen.softcap
-    return _softmax(logits, seen.mask, rows, valid, repeat)
+    extra, allowed = allowed_rows(seen.mask, rows, valid, repeat)
+    if extra is not None:
+        logits = logits + extra
+    return torch.softmax(logits.masked_fill(~allowed, torch.finfo(torch.float32).min), -1)
 
 
-def rope_rows(
-    rope: Rope, mask: Tensor | None, rows: Tensor, valid: Tensor, width: int, repeat: int = 1
-) -> Tensor:
-    """The same for queries and keys that are all ones before rotation: float32 ``(S, 1, T, n)``.
+def rope_rows(rope: Rope, rows: Tensor, width: int, repeat: int = 1) -> Tensor:
+    """Logits of queries at ``rows`` and keys, all ones before rotation: float32 ``(S, 1, T, n)``.
 
-    Rotated vectors of ``width`` ones have the dot product width * D, scaled by width ** -0.5.
+    Rotated vectors of ``width`` ones have the dot product width * D, scaled by width ** -0.5. Nothing is
+    masked: places that a query may not see have a logit like any other.
     """
     unit = unit_rope(rope)
     unit = unit.expand(len(rows), -1, -1) if len(unit) == 1 else unit[::repeat]
     few = unit.gather(1, rows[..., None].expand(-1, -1, unit.shape[-1]))
-    logits = (few @ unit.transpose(-1, -2))[:, None] * width**0.5
-    return _softmax(logits, mask, rows, valid, repeat)
-
-
-def _softmax(logits: Tensor, mask: Tensor | None, rows: Tensor, valid: Tensor, repeat: int) -> Tensor:
-    extra, allowed = allowed_rows(mask, rows, valid, repeat)
-    if extra is not None:
-        logits = logits + extra[:, : logits.shape[1]]
-    return torch.softmax(logits.masked_fill(~allowed, torch.finfo(torch.float32).min), -1)
+    return (few @ unit.transpose(-1, -2))[:, None] * width**0.5

@@ -86,11 +86,6 @@ class Cutter:
             masked_column: leave one masked column in a batch that would have none.
             sources: what the method before the language model needs besides features.
         """
-        if sources is None and self.selector is not None and self.selector.needs:
-            raise PruneError(
-                f"{self.selector.name} needs {', '.join(sorted(self.selector.needs))}, which a model with "
-                "code of its own does not show; convert it to a stock class, or use method='tfps'"
-            )
         views = assign_views(images, self.layout, self.rig)
         there = mask[visual]
         if not bool(there.all()):

@@ -111,8 +111,8 @@ class LayerSignals:
             out = by_sample.gather(1, at[..., None].expand(-1, -1, by_sample.shape[-1]))
             return out.masked_fill(~real[..., None], 0)
 
-        def of_rows(probability: Tensor, who: Tensor) -> Tensor:  # (S, H, T, n) -> (V, N, H, T)
-            return of_views(probability.masked_fill(~who[:, None, :, None], 0).permute(0, 3, 1, 2))
+        def of_rows(paid: Tensor, who: Tensor) -> Tensor:  # (S, H, T, n) -> (V, N, H, T)
+            return of_views(paid.masked_fill(~who[:, None, :, None], 0).permute(0, 3, 1, 2))
 
         out: dict[str, Any] = {
             "text": of_text(hidden[::repeat]),
@@ -142,7 +142,7 @@ class LayerSignals:
             rope = run.ropes[pruner.layer - 1]
             if not self.family.rotates(self.layers[pruner.layer - 1]):
                 rope = still(rope)
-            alone = rope_rows(rope, before.mask, rows, valid, before.query.shape[-1], repeat)
+            alone = rope_rows(rope, rows, before.query.shape[-1], repeat)
             out["rope"] = of_rows(alone, real)[:, :, 0]
         if before is not None and Signal.KEYS in needs:
             keys = side_by_side(before.key[::repeat])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def resolve_stages(
         )
     asked: Any = retention
     if isinstance(first, Schedule) and not isinstance(asked, list | tuple | LayerAveraged):
-        if not isinstance(asked, float | int):
+        if not isinstance(asked, Real):
             raise PruneError(
                 f"{first.name} works in {len(methods)} stages: give one number, the layer-averaged "
                 f"retention, or a list of one retention per stage, not {asked!r}"

@@ -28,7 +28,6 @@ from ..errors import PruneError
 from ..tokens import ImageTokens, PositionPolicy, Segment, Signal
 from .base import bound, near_square, runs
 from .internvl import tiled
-from .vision import VISION
 
 if TYPE_CHECKING:
     from ..engine.cutter import CutPrompt
@@ -52,11 +51,9 @@ class RemoteFamily(ABC):
         return all(hasattr(model, name) for name in cls.surface)
 
     def lacks(self, signal: Signal) -> str | None:
-        """Why a signal of the vision tower cannot be had from this model; None for every other signal."""
-        if signal not in VISION:
-            return None
+        """Why a signal cannot be had from this model: none can."""
         name = type(self.model).__name__
-        return f"{name} runs code of its own, whose vision tower is not watched; convert it to a stock class"
+        return f"{name} runs code of its own, which shows features alone; convert it to a stock class"
 
     def check(self, positions: PositionPolicy, pruners: Sequence[LayerPruner]) -> None:
         """Refuse what legacy code cannot do."""

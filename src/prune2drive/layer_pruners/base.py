@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-from ..tokens import Selection, VisualTokens
+from ..tokens import Selection, Signal, VisualTokens
 
 
 class LayerPruner(ABC):
@@ -19,6 +19,16 @@ class LayerPruner(ABC):
     name: ClassVar[str]
     layer: int
     rounding: str = "half-up"
+    needs: ClassVar[frozenset[Signal]] = frozenset()
+    """As `Selector.needs`."""
+    scope: str = "view"
+    """As `Selector.scope`."""
+    allocates: ClassVar[bool] = False
+    """As `Selector.allocates`."""
+    merges: ClassVar[bool] = False
+    """As `Selector.merges`."""
+    proportional: ClassVar[bool] = False
+    """As `Selector.proportional`."""
 
     @abstractmethod
     def select(self, tokens: VisualTokens, counts: Sequence[int]) -> Selection:
@@ -26,5 +36,6 @@ class LayerPruner(ABC):
 
         Args:
             tokens: hidden states ``(V, N, D)`` entering the layer, for the tokens still there.
-            counts: one integer per view, ``1 <= counts[v] <= len(tokens.views[v])``.
+            counts: one integer per row, ``1 <= counts[v] <= len(tokens.views[v])`` (0 for a view that
+                an earlier stage emptied).
         """

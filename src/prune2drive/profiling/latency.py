@@ -89,7 +89,7 @@ def profile(
         raise PruneError(
             f"{type(model).__name__} cannot encode pictures apart; profile a transformers model."
         )
-    inside = _prunes_inside(method)
+    inside = pruned.works_inside
     sides = [_Unpruned(model, inputs), (_Inside if inside else _Before)(model, inputs, pruned)]
 
     for number in range(warmup):
@@ -340,15 +340,6 @@ def _encoder_flops(config: Any, inputs: Mapping[str, Any], features: Any) -> dic
             # Newlines are added, and padding is cut away, after the projector.
             rows = pictures * (width - int(config.vision_feature_select_strategy == "default"))
     return {"vision": vision, "projector": counting.projector_flops(config, rows)}
-
-
-def _prunes_inside(method: Any) -> bool:
-    """Whether a method, or one of several, chooses inside the language model."""
-    from ..layer_pruners.base import LayerPruner
-    from ..registry import resolve_method
-
-    several = method if isinstance(method, list | tuple) else [method]
-    return any(isinstance(resolve_method(one), LayerPruner) for one in several)
 
 
 def _plain(value: Any) -> Any:

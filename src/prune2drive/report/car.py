@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ..rig import Rig
-from .chart import EM, FONT, INK, LINE, SOFT, apart, escape, percent, shortened
+from .chart import FONT, INK, LINE, SOFT, apart, escape, percent, shortened, text_width
 
 _INNER, _OUTER = 32.0, 112.0
 """Radii of the car's wedges at a rate of 0 and at the largest rate, in pixels."""
@@ -56,7 +56,7 @@ def rates_svg(rates: Mapping[str, float], rig: Rig | None, uniform: float | None
             f"<title>uniform: {percent(uniform, 1)}</title></circle>"
         )
         legend = f"dashed ring: uniform {percent(uniform, 1)}, {legend}"
-    half = max(half, _long(legend) / 2)
+    half = max(half, text_width(legend) / 2)
     said = ", ".join(f"{name} {percent(rate, 1)}" for name, rate in rates.items())
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="car" role="img" color="{INK}" fill="currentColor" '
@@ -105,7 +105,7 @@ def _around(cameras: Sequence[tuple[str, float, str]]) -> tuple[str, float, floa
         if near:
             i = min(near)[1]
             spots[i] = (0.0, -up * (rim + _LETTER * len(lines[i]) / 2 - 4), "middle")
-    aside = max([60.0, *(max(map(_long, lines[i])) / 2 + 8 for i in spots)])
+    aside = max([60.0, *(max(map(text_width, lines[i])) / 2 + 8 for i in spots)])
     for side in (-1, 1):
         there = [i for i in range(len(cameras)) if i not in spots]
         there = [i for i in there if (-1 if math.sin(math.radians(cameras[i][1])) >= 0 else 1) == side]
@@ -128,7 +128,7 @@ def _around(cameras: Sequence[tuple[str, float, str]]) -> tuple[str, float, floa
                 f'<text x="{x:.1f}" y="{top + _LETTER * at:.1f}" text-anchor="{anchor}"{strong}>'
                 f"{escape(words)}</text>"
             )
-            long = _long(words)
+            long = text_width(words)
             half_width = max(half_width, abs(x) + (long / 2 if anchor == "middle" else long))
     return "".join(out), half_width + 5, 2 * half_height
 
@@ -136,10 +136,5 @@ def _around(cameras: Sequence[tuple[str, float, str]]) -> tuple[str, float, floa
 def _broken(name: str) -> list[str]:
     """A camera's name in one line or, after its last separator, in two; overlong lines are cut."""
     at = max(name.rfind(mark) for mark in "_- ./") + 1
-    parts = [name[:at], name[at:]] if 0 < at < len(name) and _long(name) > _NAME else [name]
+    parts = [name[:at], name[at:]] if 0 < at < len(name) and text_width(name) > _NAME else [name]
     return [shortened(part) for part in parts]
-
-
-def _long(words: str) -> float:
-    """At most so many pixels wide at 13 pixel letters."""
-    return sum(13.0 if ord(c) > 0x2E7F else 9.2 if c.isupper() or c in "@%—…" else EM for c in words)

@@ -191,9 +191,14 @@ def _frame(
     return _Frame(48, max(width - beside, 100), 36, height - 48, (min(xs), max(xs)), y_range)
 
 
-def shortened(name: str) -> str:
+def shortened(name: str, longest: int = _LONGEST) -> str:
     """A name as it fits beside a line; an overlong one is cut."""
-    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def text_width(words: str) -> float:
+    """At most so many pixels wide at 13 pixel letters."""
+    return sum(13.0 if ord(c) > 0x2E7F else 9.2 if c.isupper() or c in "@%—…" else EM for c in words)
 
 
 def _dashed(dash: str) -> str:

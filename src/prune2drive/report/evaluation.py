@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +15,7 @@ from .evaluation_tables import (
     CONTROLS,
     NONE,
     PARTS,
+    Cell,
     Summary,
     Table,
     accuracy_table,
@@ -144,20 +145,30 @@ def chart_svg(summary: Summary, where: str = "before", *, width: int = 860, heig
 
 def markdown_tables(summary: Summary) -> str:
     """Accuracy, accuracy by type and things lost as GitHub markdown."""
+    return tables_markdown(_main_tables(summary))
+
+
+def tables_markdown(tables: Iterable[Table]) -> str:
+    """Tables as GitHub markdown, each under its title."""
     out = []
-    for table in _main_tables(summary):
+    for table in tables:
         width = len(table.head)
-        rows = [[_markdown(f"{c.text} {c.small}".strip()) for c in row] for row in [table.head, *table.rows]]
+        rows = [[_markdown_cell(cell) for cell in row] for row in [table.head, *table.rows]]
         rows = [[f"*{row[0]}*", *[""] * (width - 1)] if len(row) == 1 < width else row for row in rows]
         rows.insert(1, [":--", *["--:"] * (width - 1)])
-        out.append(f"**{_markdown(table.title)}**")
+        out.append(f"**{markdown_text(table.title)}**")
         out.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
-        out += [_markdown(table.note)] if table.note else []
+        out += [markdown_text(table.note)] if table.note else []
     return "\n\n".join(out) + "\n"
 
 
 def print_evaluation(console: Console, summary: Summary) -> None:
     """Print accuracy, accuracy by type and things lost as tables."""
+    print_tables(console, _main_tables(summary, asked=False))  # with what was asked they pass 80 columns
+
+
+def print_tables(console: Console, tables: Iterable[Table]) -> None:
+    """Print tables, each under its title and above its note."""
     from rich import box
     from rich.table import Table as Drawn
     from rich.text import Text
@@ -167,7 +178,7 @@ def print_evaluation(console: Console, summary: Summary) -> None:
             words = words.replace("±", "+/-").replace("−", "-").replace(NONE, "-").replace("×", "x")
         return Text(words, style)
 
-    for table in _main_tables(summary, asked=False):  # which would not fit into 80 columns
+    for table in tables:
         drawn = Drawn(
             box=box.SIMPLE_HEAD, title=text(table.title, "bold"), title_justify="left", collapse_padding=True
         )
@@ -179,7 +190,7 @@ def print_evaluation(console: Console, summary: Summary) -> None:
             drawn.add_column(text(words), justify=justify, overflow="fold", no_wrap=whole_names)
         for row in table.rows:
             style = "dim" if len(row) == 1 < len(table.head) else ""
-            drawn.add_row(*(text(f"{c.text} {c.small}".strip(), style) for c in row))
+            drawn.add_row(*(text(f"{c.text} {c.small}".strip(), "bold" if c.strong else style) for c in row))
         console.print(drawn)
         if table.note:
             console.print(text(table.note, "dim"))
@@ -192,7 +203,12 @@ def _main_tables(summary: Summary, asked: bool = True) -> Iterator[Table]:
             yield table
 
 
-def _markdown(text: str) -> str:
+def _markdown_cell(cell: Cell) -> str:
+    words = markdown_text(cell.text)
+    return f"{f'**{words}**' if cell.strong else words} {markdown_text(cell.small)}".strip()
+
+
+def markdown_text(text: str) -> str:
     """Text for a cell: nothing in it is taken for markdown or HTML."""
     text = re.sub(r"([\\`*\[\]|~])", r"\\\1", " ".join(text.split()))
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

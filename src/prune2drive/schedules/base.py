@@ -43,8 +43,10 @@ def scaled(layers: Sequence[int], depth: int, of: int = 32) -> tuple[int, ...]:
         PruneError: the model is too shallow to hold them all.
     """
     out: list[int] = []
-    for layer in layers:
-        at = 0 if layer == 0 else max(1, (2 * layer * depth + of) // (2 * of))
+    for number, layer in enumerate(layers):
+        nearest = (2 * layer * depth + of) // (2 * of)
+        last = depth - (len(layers) - number)  # room for the stages to come
+        at = 0 if layer == 0 else max(1, min(nearest, last))
         out.append(max(at, out[-1] + 1) if out else at)
     if out[-1] >= depth:
         raise PruneError(

@@ -24,13 +24,13 @@ from ..errors import PruneError, did_you_mean
 from ..families import find_family
 from ..families.remote import RemoteFamily
 from ..layout import Layout, PerCamera, load_layout
-from ..registry import resolve_method
+from ..registry import resolve_single
 from ..rig import Rig, load_rig
 from ..selectors.base import Selector
 from .data import Asked, digest, read_frames
 from .features import LIMIT, FeatureCache, Item, default_folder
 from .items import ANSWER_TYPE, Ask, asks, collated, packed, processed, restored, stacked
-from .replay import Recorder, Replay, is_nested
+from .replay import Recorder, Replay, check_features_serve, is_nested
 from .task import Scores, Task
 from .world import describe
 
@@ -90,7 +90,8 @@ class FramesTask(Task):
             raise PruneError("rig=None: rates need camera names. Give a rig, or a list of names.")
         unwrap: Any = getattr(model, "get_base_model", None)
         self.model: Any = (unwrap() if unwrap else model).eval()
-        self.processor, self.rig, self.method = processor, found, resolve_method(method)
+        self.processor, self.rig, self.method = processor, found, resolve_single(method, "a search of rates")
+        check_features_serve(self.method)
         self.family = _stock_family(self.model)
         self.layout, self.pictures = _pictures(layout, found, cameras)
         self.positions, self.batch, self.max_new_tokens = positions, batch, max_new_tokens

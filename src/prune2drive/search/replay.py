@@ -8,13 +8,30 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..errors import PruneError
+from ..families.vision import VISION
+from ..layer_pruners.base import LayerPruner
 from ..selectors.base import Selector
 from ..tokens import Selection, VisualTokens
 
 
 def is_nested(method: object) -> bool:
     """Whether one recorded order of a method serves every rate."""
-    return isinstance(method, Selector) and method.nested
+    # A recorded order is per view, and of features alone.
+    return isinstance(method, Selector) and method.nested and method.scope == "view" and not method.needs
+
+
+def check_features_serve(method: Selector | LayerPruner) -> None:
+    """Refuse a method that reads the vision tower: a search encodes once and keeps the features alone.
+
+    Raises:
+        PruneError: what it needs, and the remedy.
+    """
+    if missing := sorted(method.needs & VISION):
+        raise PruneError(
+            f"{method.name} needs {', '.join(missing)} of the vision tower, and a search of rates keeps "
+            "features alone; search with a method of features, such as tfps, and use the rates with this one"
+        )
 
 
 class Recorder(Selector):

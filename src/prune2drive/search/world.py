@@ -17,14 +17,14 @@ from ..benchmarks.world import Sample, samples
 from ..engine.attach import prune
 from ..engine.stages import Method
 from ..errors import PruneError
-from ..registry import resolve_method
+from ..registry import resolve_single
 from ..rig import NUSCENES
 from ..selectors.base import Selector
 from ..world.generate import check_split
 from ..world.model import FOLDER
 from .data import digest
 from .features import LIMIT, FeatureCache, Item, default_folder
-from .replay import Recorder, Replay, is_nested
+from .replay import Recorder, Replay, check_features_serve, is_nested
 from .task import Scores, Task
 
 
@@ -68,7 +68,8 @@ class WorldTask(Task):
     ) -> None:
         if count < 1 or start < 0 or batch < 1:
             raise PruneError(f"{count} scenes from {start} in batches of {batch}: give at least 1 of each.")
-        self.answerer, self.method = answerer, resolve_method(method)
+        self.answerer, self.method = answerer, resolve_single(method, "a search of rates")
+        check_features_serve(self.method)
         self.split, self.start, self.seed, self.batch = check_split(split), start, seed, batch
         self.positions, self.rounding = positions, self.method.rounding
         self.frames = [f"{split}/{number}" for number in range(start, start + count)]

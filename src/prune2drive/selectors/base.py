@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-from ..tokens import Selection, VisualTokens
+from ..tokens import Selection, Signal, VisualTokens
 
 
 class Selector(ABC):
@@ -22,6 +22,16 @@ class Selector(ABC):
     """How a rate becomes a count: "half-up", or "truncate" for the released code's rule."""
     nested: ClassVar[bool] = False
     """Whether fewer tokens are always the first of more, so that one order serves every rate."""
+    needs: ClassVar[frozenset[Signal]] = frozenset()
+    """Signals it reads besides the features; a model that cannot give one refuses the method."""
+    scope: str = "view"
+    """"view": rows are views; "sample": a row is all views of a sample, and they share its total."""
+    allocates: ClassVar[bool] = False
+    """Whether it splits a sample's total over the views by itself: only the sum of its counts is asked."""
+    merges: ClassVar[bool] = False
+    """Whether its selections have ``features``: kept tokens take in some of those that leave."""
+    proportional: ClassVar[bool] = False
+    """Whether its selections have ``sizes``, which layers then add to attention."""
 
     @abstractmethod
     def select(self, tokens: VisualTokens, counts: Sequence[int]) -> Selection:
@@ -29,5 +39,6 @@ class Selector(ABC):
 
         Args:
             tokens: features ``(V, N, D)`` of every view of every sample, with their geometry.
-            counts: one integer per view, ``1 <= counts[v] <= len(tokens.views[v])``.
+            counts: one integer per row, ``1 <= counts[v] <= len(tokens.views[v])`` (0 for a view that
+                an earlier stage emptied).
         """

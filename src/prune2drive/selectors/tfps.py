@@ -17,15 +17,15 @@ from .base import Selector
 
 @dataclass(frozen=True)
 class TFPS(Selector):
-    """Token-wise farthest point sampling, the selector of Prune2Drive.
+    """T-FPS: token-wise farthest point sampling, the selector of Prune2Drive.
 
-    Source: "Prune2Drive: A Plug-and-Play Framework for Accelerating Vision-Language Models in Autonomous
-    Driving", CVPR 2026, arXiv 2508.13305, section on diversity-aware token selection (T-FPS).
+    Neighbouring tokens of a picture say much the same, so each camera keeps those that are most unlike each
+    other: every next token is the one farthest from all that were picked before. Source: "Prune2Drive: A
+    Plug-and-Play Framework for Accelerating Vision-Language Models in Autonomous Driving", CVPR 2026,
+    arXiv 2508.13305, its section on diversity-aware token selection.
 
-    Each view on its own: ``s_1 = start``, then ``s_t = argmax_i min_{u < t} (1 - cos(x_i, x_{s_u}))`` over
-    the tokens not yet picked, ties to the lowest index. Selections are nested: fewer tokens are a prefix of
-    more. Cost per view: ``N^2 D`` for the product plus ``O(k N)`` for the picks; no host synchronisation
-    between picks, all views of all samples at once.
+    Formula: ``d(i, j) = 1 - cos(x_i, x_j)``; ``s_1 = start``, then ``s_t = argmax_i min_{u < t} d(i, s_u)``
+    over the tokens not yet picked, ties to the lowest index; in each view alone.
 
     Args:
         metric: "cosine" (the paper's), "l2", "l1", or "nearest" (the ablation that picks the closest).
@@ -35,6 +35,19 @@ class TFPS(Selector):
             published code does; needs the default metric and start.
         seed: for ``start="random"``: the draw depends on the seed, the view's name and its length only, so
             it is the same in any batch.
+
+    Needs: the projected features only.
+
+    Costs: ``N^2 D`` per view for the product, plus ``O(k N)`` for the picks. No host synchronisation between
+    picks, all views of all samples at once.
+
+    Decisions:
+
+    - The paper's text starts at a random token, its released code at the most isolated one: the default here.
+    - Distances are measured in float32, whatever the features' dtype, unless ``compat="released"``.
+    - Fewer tokens are a prefix of more, so one order serves every rate.
+    - The paper describes the choice after the vision encoder, which is this method; the released code makes
+      it at layer 1 of the language model, which is "tfps-layer".
 
     Raises:
         PruneError: on unknown or contradictory values; from ``select``, see `prune2drive.functional.fps`.

@@ -18,6 +18,11 @@ from prune2drive.selectors.base import Selector
 SETTINGS: dict[str, dict[str, Any]] = {
     "pact": {"layer": 2},
     "attention-rank": {"layer": 2},
+    "apet-stage": {"layer": 2},
+    "mvpruner-stage": {"layer": 2},
+    "sparsevlm-stage": {"layer": 2},
+    "sparsevlm-v2-stage": {"layer": 2},
+    "v2drop-stage": {"layer": 2},
 }
 """Hyper-parameters that tiny models need."""
 
@@ -52,6 +57,30 @@ class MethodCase:
         return list(method.stages(depth)) if isinstance(method, Schedule) else [method]
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A selector followed by a layer pruner, with the interface of a `MethodCase`."""
+
+    first: MethodCase
+    second: MethodCase
+
+    @property
+    def name(self) -> str:
+        return f"{self.first.name}+{self.second.name}"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def build(self) -> list[Any]:
+        return [self.first.build(), self.second.build()]
+
+    def layers(self, depth: int) -> list[int]:
+        return self.first.layers(depth) + self.second.layers(depth)
+
+    def stages(self, depth: int) -> list[Selector | LayerPruner]:
+        return self.first.stages(depth) + self.second.stages(depth)
+
+
 def _cases() -> list[MethodCase]:
     cases = []
     for name in list_methods():
@@ -65,3 +94,12 @@ def _cases() -> list[MethodCase]:
 
 METHODS: list[MethodCase] = _cases()
 METHOD_IDS: list[str] = [case.name for case in METHODS]
+
+PAIRS: list[Pair] = [
+    Pair(first, second)
+    for first in METHODS
+    if isinstance(first.build(), Selector)
+    for second in METHODS
+    if isinstance(second.build(), LayerPruner)
+]
+"""Every selector followed by every layer pruner."""

@@ -25,12 +25,13 @@ from contract_helpers import (
     prompt,
     same,
     shared_model,
+    some,
     stages_of,
 )
 
 import oracle
 import prune2drive as p2d
-from methods_table import METHOD_IDS, METHODS, RIG
+from methods_table import METHOD_IDS, METHODS, PAIRS, RIG, Pair
 from prune2drive.engine import choose, layers
 from prune2drive.families import find_family
 from prune2drive.selectors.base import Selector
@@ -39,6 +40,8 @@ from tiny_models import LAYERS
 
 methods = pytest.mark.parametrize("method", METHODS, ids=METHOD_IDS)
 RATE = 0.5
+TELLING = {"apet-select+pact", "tfps+fastv", "visionzip+pact", "visionzip+sparsevlm-stage"}
+TOLD = [pair for pair in PAIRS if pair.name in TELLING]
 ENOUGH = 0.6
 """A layer-averaged share that every schedule can meet in a model of four layers."""
 
@@ -51,13 +54,15 @@ def options(batch: str) -> dict:
 def asked(method) -> dict:
     """Method and retention: half of the tokens, or what a schedule can keep on average."""
     stages = method.stages(LAYERS)
+    if isinstance(method, Pair):
+        return {"method": method.build(), "retention": p2d.LayerAveraged(ENOUGH)}
     return {"method": method.build(), "retention": RATE if len(stages) == 1 else ENOUGH}
 
 
 @functools.cache
 def reason(method_name: str, family_name: str) -> str | None:
     """Why a family cannot give a method what it needs; None if it can."""
-    method = next(m for m in METHODS if m.name == method_name)
+    method = next(m for m in [*METHODS, *PAIRS] if m.name == method_name)
     from families_table import BY_NAME
 
     family = find_family(shared_model(BY_NAME[family_name]))
@@ -190,6 +195,21 @@ def test_forward_equals_the_masked_full_sequence(case, method, batch):
         expected = forward(model, inputs)
     right = is_right(batch)
     close(gather_short(short, live, right), gather_live(expected, live), what="logits")
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=[pair.name for pair in PAIRS])
+def test_any_selector_goes_before_any_layer_pruner(pair):
+    from families_table import BY_NAME
+
+    test_forward_equals_the_masked_full_sequence(BY_NAME["llava"], pair, "left")
+
+
+@some("qwen2_5_vl", "qwen3_vl", "gemma3", "llava_onevision")
+@pytest.mark.parametrize("pair", TOLD, ids=[pair.name for pair in TOLD])
+def test_merging_pairs_on_other_families(case, pair):
+    """Merged before and inside, weights and all, also through decoding."""
+    test_forward_equals_the_masked_full_sequence(case, pair, "right")
+    test_decoding_equals_the_masked_full_sequence(case, pair)
 
 
 @methods

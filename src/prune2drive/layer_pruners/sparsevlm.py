@@ -162,8 +162,8 @@ class SparseVLM2Stage(LayerPruner):
     Formula: raters ``R`` as in `SparseVLMStage`;
     ``freed[h, t, v] = attention[layer - 1][h, t, v] / rope[t, v]``, where
     ``rope[t, v] = sqrt(d) (2 / d) sum_f cos((t - v) theta_f)`` is the logit of a query and a key of ``d``
-    ones, by their positions; ``mass_h = sum over v and R of freed[h, t, v]``; with ``H*`` the heads of highest mass,
-    ``score_v = mean over H* and R of freed[h, t, v]``.
+    ones, by their positions; ``mass_h = sum over v and R of freed[h, t, v]``; with ``H*`` the heads of
+    highest mass, ``score_v = mean over H* and R of freed[h, t, v]``.
 
     Args:
         layer: the layer whose input loses the tokens; 3 is the first of the paper's, which prunes after
@@ -181,7 +181,8 @@ class SparseVLM2Stage(LayerPruner):
         * As released, probabilities are divided by logits that no softmax has seen.
         * Those logits fall to zero and below far away (128 channels, base 1e4: first 1,707 tokens away),
           where the released code would blow scores up and turn their signs. Here they count as 0.5 at least,
-          4% of the logit at distance 0 for 128 channels; one picture of 576 tokens does not come near it.
+          4% of the logit at distance 0 for 128 channels: nothing changes up to 1,108 tokens away, so that a
+          single picture of 576 is not touched.
         * Heads are ranked for each row of its own, after the division, as released.
         * Nothing is recycled, as in the released code.
         * Published numbers keep the original positions (``positions="keep"``).

@@ -10,6 +10,7 @@ from PIL import Image
 
 from families_table import FAMILIES
 from prune2drive import PruneError, registry
+from prune2drive.allocators import LayerAveraged
 from prune2drive.cli import COMMANDS, build_parser, main
 from prune2drive.commands.options import check_output, parse_retention
 from prune2drive.registry import list_methods
@@ -256,6 +257,7 @@ def test_mistakes_are_one_line(pictures, tmp_path, capsys):
     ("text", "value"),
     [
         ("0.1", 0.1),
+        ("avg:0.1", LayerAveraged(0.1)),
         ("CAM_FRONT=0.25, *=0.08", {"CAM_FRONT": 0.25, "*": 0.08}),
         (",".join(f"CAMERA_{i}=0.5" for i in range(100)), {f"CAMERA_{i}": 0.5 for i in range(100)}),
     ],
@@ -276,7 +278,9 @@ def test_retention_from_a_file(tmp_path):
         parse_retention(str(path))
 
 
-@pytest.mark.parametrize("text", ["", "CAM_FRONT", "CAM_FRONT=", "=0.1", "a=0.1,a=0.2", "a=0.1,", "a=x"])
+@pytest.mark.parametrize(
+    "text", ["", "CAM_FRONT", "CAM_FRONT=", "=0.1", "a=0.1,a=0.2", "a=0.1,", "a=x", "avg:", "avg:x"]
+)
 def test_wrong_retention(text):
     with pytest.raises(PruneError, match="--retention"):
         parse_retention(text)

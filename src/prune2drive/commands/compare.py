@@ -13,6 +13,9 @@ from .options import check_at_least, parse_shares
 
 KEPT_FILE, COSTS_FILE = "kept.json", "costs.json"
 
+SHOWN_OF = 64
+"""Of so many first scenes, the first by day shows what was kept."""
+
 
 def add_parser(subparsers: Any) -> None:
     """Register the command."""
@@ -117,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
     from ..benchmarks.world import samples
     from ..files import write_atomically
     from ..profiling.hardware import hardware, versions
+    from ..world.generate import scenes
     from ..world.questions import TYPES
 
     console = Console()
@@ -148,9 +152,11 @@ def run(args: argparse.Namespace) -> int:
         with records:
             fill_in(runner, console)
     out = Path(args.out)
-    first = next(samples(args.split, 1, args.seed))
-    with console.status("noting what is kept of the first scene"):
-        kept = kept_tokens(answerer, able, first, args.seed, out / KEPT_FILE)
+    # A picture by night shows little of what was kept.
+    by_day = (n for n, scene in enumerate(scenes(args.split, SHOWN_OF)) if scene.weather == "day")
+    shown = next(samples(args.split, 1, args.seed, start=next(by_day, 0)))
+    with console.status(f"noting what is kept of {shown.name}"):
+        kept = kept_tokens(answerer, able, shown, args.seed, out / KEPT_FILE)
     costs, machine = {}, {"hardware": hardware(answerer.model.device), "versions": versions()}
     if args.costs:
         depends = {key: about[key] for key in ("version", "dtype", "weights")} | {"layer": args.layer}

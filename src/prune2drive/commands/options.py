@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 from ..errors import PruneError, did_you_mean
 
 if TYPE_CHECKING:
+    from ..allocators import LayerAveraged
     from ..rig import Rig
+
+
+AVERAGED = "avg:"
+"""Marks a share as what a layer sees on average."""
 
 
 def add_pruning_options(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +25,8 @@ def add_pruning_options(parser: argparse.ArgumentParser) -> None:
         "--retention",
         default="0.10",
         metavar="SHARE",
-        help='share of each camera\'s tokens to keep, "CAM_FRONT=0.25,*=0.08", a preset or its file'
-        " (default: %(default)s)",
+        help='share of each camera\'s tokens to keep, "avg:0.10" of what a layer sees on average, '
+        '"CAM_FRONT=0.25,*=0.08", a preset or its file (default: %(default)s)',
     )
     parser.add_argument(
         "--method", default="tfps", metavar="NAME", help='see "prune2drive methods" (default: %(default)s)'
@@ -64,17 +69,22 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse_retention(text: str) -> float | dict[str, float]:
-    """Read ``--retention``: a number, ``CAMERA=share`` pairs, a shipped preset, or an existing preset file.
+def parse_retention(text: str) -> float | dict[str, float] | LayerAveraged:
+    """Read ``--retention``: a number, ``avg:`` and a number, ``CAMERA=share`` pairs, or a preset.
 
     Raises:
-        PruneError: none of the three, or a damaged file.
+        PruneError: none of these, or a damaged preset file.
     """
+    from ..allocators import LayerAveraged, Rates
+
+    averaged = text.startswith(AVERAGED)
     try:
-        return float(text)
+        number = float(text.removeprefix(AVERAGED))
     except ValueError:
-        pass
-    from ..allocators import Rates
+        if averaged:
+            raise PruneError(f"--retention {text!r}: write a number, as in {AVERAGED}0.10.") from None
+    else:
+        return LayerAveraged(number) if averaged else number
     from ..allocators.preset import list_presets, load_preset
 
     if os.path.isfile(text) or text in list_presets():  # unlike Path's, this takes a text too long for a name

@@ -136,7 +136,8 @@ def written_retention(retention: Any) -> str:
     """A share, or the rates of cameras, in words."""
     if isinstance(retention, Mapping):
         return ", ".join(f"{camera} {share:g}" for camera, share in retention.items())
-    return str(retention)
+    averaged = getattr(retention, "retention", None)  # of LayerAveraged
+    return str(retention) if averaged is None else f"{averaged:g} on average over the layers"
 
 
 def facts(

@@ -190,9 +190,12 @@ class Answerer:
         ids = [[pad] * (width - len(row)) + prefix + row for row in rows]
         mask = [[0] * (width - len(row)) + [1] * (len(prefix) + len(row)) for row in rows]
         device = self._prefix.device
+        real = torch.tensor(mask, device=device)
         out = self.model(
             input_ids=torch.tensor(ids, device=device),
-            attention_mask=torch.tensor(mask, device=device),
+            attention_mask=real,
+            # As generation counts them: some methods look at keys, which turn with their place.
+            position_ids=(real.cumsum(-1) - 1).clamp(min=0),
             mm_encoder_outputs={"image": encoded.scene(number, len(rows))},
             use_cache=False,
             logits_to_keep=1,

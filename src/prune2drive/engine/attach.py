@@ -13,7 +13,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -37,7 +37,7 @@ from .layers import LayerPruning
 from .lengths import check_layer_stages, implied_mask, prompt_lengths, restore_prompt, setting
 from .record import Record
 from .rewrite import cut_positions, cut_prompt, remap_logits_to_keep
-from .run import Call, Plan, instruction, make_plan
+from .run import Call, Plan, check_text, instruction, make_plan
 from .stages import USUAL_DEPTH, Method, Retention, resolve_stages
 
 MARK = "_prune2drive"
@@ -241,7 +241,8 @@ class Pruned(AbstractContextManager["Pruned"]):
         def forward(*args: Any, **kwargs: Any) -> Any:
             inputs = bound(signature, args, kwargs)
             if not self._to_prune(inputs, generating=False):
-                out = own(**inputs)
+                with self._layers.bystander(inputs) if self._layers else nullcontext():
+                    out = own(**inputs)
                 rewritten = getattr((inputs.get("mm_encoder_outputs") or {}).get("image"), MARK, None)
                 mark_cache(getattr(out, "past_key_values", None), rewritten)
                 return out
@@ -291,7 +292,8 @@ class Pruned(AbstractContextManager["Pruned"]):
         finally:
             self._busy = was_busy
             if layers:
-                layers.call, layers.run = before, None
+                layers.call = before
+                layers.forget_run()
         # Only now, so that a failed call leaves no record and a nested one not the last word.
         self._record = prepared.record
         return out
@@ -399,9 +401,11 @@ class Pruned(AbstractContextManager["Pruned"]):
                         "prune2drive.families.vision.encode_with_signals"
                     )
                 per_token[signal.value] = tensor.to(ids.device)
+            delattr(out, SIGNALS)  # of a copy; nobody behind the choice reads them
         text = text_mask = None
         if Signal.TEXT in needs:
             columns = padded(instruction(prompt)).to(ids.device)
+            check_text(columns, self.cutter.stages[0].method.name)
             text_mask = columns >= 0
             words = ids.gather(1, columns.clamp(min=0))
             with torch.no_grad():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..functional.products import no_autocast
 from .bias import Rope, unit_rope
 
 
@@ -54,7 +55,9 @@ def attention_rows(seen: Seen, rows: Tensor, valid: Tensor, repeat: int = 1) -> 
     few = query.gather(2, index).float()
     heads, groups = few.shape[1], key.shape[1]
     grouped = few.reshape(len(few), groups, heads // groups * few.shape[2], few.shape[3])
-    logits = (grouped @ key.float().transpose(-1, -2)).reshape(len(few), heads, rows.shape[1], -1)
+    with no_autocast(few.device):
+        logits = grouped @ key.float().transpose(-1, -2)
+    logits = logits.reshape(len(few), heads, rows.shape[1], -1)
     logits = logits * seen.scaling
     if seen.softcap:
         logits = torch.tanh(logits / seen.softcap) * seen.softcap
@@ -73,4 +76,5 @@ def rope_rows(rope: Rope, rows: Tensor, width: int, repeat: int = 1) -> Tensor:
     unit = unit_rope(rope)
     unit = unit.expand(len(rows), -1, -1) if len(unit) == 1 else unit[::repeat]
     few = unit.gather(1, rows[..., None].expand(-1, -1, unit.shape[-1]))
-    return (few @ unit.transpose(-1, -2))[:, None] * width**0.5
+    with no_autocast(few.device):
+        return (few @ unit.transpose(-1, -2))[:, None] * width**0.5

@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..functional.products import no_autocast
+
 CEILING = 2.0
 """c of RESTORE."""
 
@@ -29,7 +31,8 @@ def unit_rope(rope: Rope) -> Tensor:
 
 def distance_gain(queries: Tensor, keys: Tensor) -> Tensor:
     """log(c - D) between unit rope vectors ``(B, m, e)`` and ``(B, n, e)``: float32 ``(B, m, n)``."""
-    similarity = queries @ keys.transpose(-1, -2)
+    with no_autocast(queries.device):
+        similarity = queries @ keys.transpose(-1, -2)
     return torch.log((CEILING - similarity).clamp(min=torch.finfo(torch.float32).eps))
 
 

@@ -124,9 +124,54 @@ def select(
             chosen = method.select(pooled, totals)
             check_shape(method, chosen, totals)
             return take_apart(chosen, where)
+        if 0 in counts:  # an earlier stage emptied a view; methods need not know
+            return without_empty(method, tokens, counts)
         chosen = method.select(tokens, counts)
     check_shape(method, chosen, counts, tokens)
     return chosen
+
+
+def without_empty(method: Selector | LayerPruner, tokens: VisualTokens, counts: Sequence[int]) -> Selection:
+    """The choice among the views of which something is to be kept; the others keep nothing."""
+    rows = [row for row, k in enumerate(counts) if k]
+    at = torch.tensor(rows).to(tokens.features.device)
+    given = tokens.signals
+    aligned: dict[str, Any] = {
+        name: tensor[at] for name in Signals.PER_TOKEN if (tensor := getattr(given, name)) is not None
+    }
+    part = VisualTokens(
+        tokens.features[at],
+        [tokens.views[row] for row in rows],
+        [tokens.samples[row] for row in rows],
+        dataclasses.replace(given, **aligned),
+        tokens.rig,
+    )
+    asked = [counts[row] for row in rows]
+    chosen = method.select(part, asked)
+    check_shape(method, chosen, asked, part)
+
+    def back(values: Tensor | None, fill: float) -> Tensor | None:
+        if values is None:
+            return None
+        return values.new_full((len(counts), *values.shape[1:]), fill).index_copy(0, at, values)
+
+    all_counts = [0] * len(counts)
+    for row, k in zip(rows, chosen.counts, strict=True):
+        all_counts[row] = k
+    none = chosen.indices.new_full((len(counts), *chosen.indices.shape[1:]), -1)
+    indices = none.index_copy(0, at, chosen.indices)
+    return Selection(indices, all_counts, back(chosen.features, 0), back(chosen.sizes, 1))
+
+
+def with_gradient(merged: Tensor, features: Tensor, indices: Tensor) -> Tensor:
+    """Merged rows ``(V, K, D)`` that pass their gradient on to the tokens in whose place they stand.
+
+    ``features`` ``(V, N, D)`` with the gradient that choosing cut off; ``indices`` ``(V, K)`` into them.
+    """
+    if not (torch.is_grad_enabled() and features.requires_grad):
+        return merged
+    own = features.gather(1, indices.clamp(min=0)[..., None].expand(-1, -1, features.shape[-1]))
+    return own + (merged.to(own.dtype) - own).detach()
 
 
 def check_shape(
@@ -194,7 +239,8 @@ def cut_features(
     if chosen.features is not None:
         spare = torch.cat([flat, flat.new_zeros(1, flat.shape[1])])
         target = torch.where(valid, picked, len(flat)).reshape(-1)
-        merged = chosen.features.reshape(-1, flat.shape[1]).to(flat.dtype)
+        merged = with_gradient(chosen.features, flat[table.clamp(min=0)], chosen.indices)
+        merged = merged.reshape(-1, flat.shape[1]).to(flat.dtype)
         flat = spare.index_copy(0, target, merged)[:-1]
     # One row more than there are tokens: picks beyond a view's count land there and are cut off.
     keep = torch.cat([structure, torch.zeros(1, dtype=torch.bool)]).to(device, non_blocking=True)

@@ -10,7 +10,8 @@ same hooks add it to the mask, also when nothing but a cut before the language m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from ..families.base import Family
 from ..layer_pruners.base import LayerPruner
 from ..tokens import VisualTokens
 from .bias import Rope, add_bias, key_bias, unit_rope
-from .choose import select
+from .choose import select, with_gradient
 from .clock import Clock
 from .masks import decode_mask, prefill_mask
 from .rewrite import shorten
@@ -71,6 +72,10 @@ class LayerPruning:
             raise PruneError(
                 f"stages at layers {[p.layer for p in pruners]}; give them in ascending order, one each"
             )
+        if min(self.by_layer, default=1) < 1:
+            raise PruneError(
+                "a layer pruner starts at layer 1 or later; before the first one stands a selector"
+            )
         if max(self.by_layer, default=0) >= len(self.layers):
             raise PruneError(
                 f"layer {max(self.by_layer)} asked, the language model has layers 0 to {len(self.layers) - 1}"
@@ -110,6 +115,27 @@ class LayerPruning:
             del self.stack._deepstack_process
             self._deepstack = None
         self.call = self.run = None
+
+    @contextmanager
+    def bystander(self, inputs: dict[str, Any]) -> Iterator[None]:
+        """Leave a forward inside ``generate`` alone that is not of the prompt's pictures.
+
+        Guidance reads a prompt of its own on the way; only calls that hand the pictures' features over
+        are of the plan.
+        """
+        call, pictures = self.call, (inputs.get("mm_encoder_outputs") or {}).get("image")
+        self.call = call if pictures is not None else None
+        try:
+            yield
+        finally:
+            self.call = call
+
+    def forget_run(self) -> None:
+        """Let go of a prefill, also of one that did not reach its last layer."""
+        for run in (self.run, self.signals.current):
+            if run is not None:
+                run.forget_prefill()
+        self.run = self.signals.current = None
 
     # -- hooks ----------------------------------------------------------------------------------
 
@@ -258,11 +284,13 @@ class LayerPruning:
         chooser = Clock(device)
         chosen = select(pruner, tokens, fitting_counts(asked, run.lengths, rows_of), chooser)
         counts = list(chosen.counts)
+        run.seen.pop(pruner.layer - 1, None)
+        spots = old.gather(1, chosen.indices.clamp(min=0)).masked_fill(chosen.indices < 0, -1)
         if chosen.features is not None:
-            spots = old.gather(1, chosen.indices.clamp(min=0)).masked_fill(chosen.indices < 0, -1)
-            hidden = write_rows(hidden, chosen.features, spots, where, sample, repeat)
-            if chosen.sizes is not None:
-                add_sizes(run, plan.views, spots, chosen.sizes, repeat)
+            merged = with_gradient(chosen.features, features, chosen.indices)
+            hidden = write_rows(hidden, merged, spots, where, sample, repeat)
+        if chosen.sizes is not None:
+            add_sizes(run, plan.views, spots, chosen.sizes, repeat)
 
         picks, beyond = sorted_picks(chosen.indices, old.shape[1])
         new = old.gather(1, picks).masked_fill(beyond, -1)
@@ -322,8 +350,9 @@ class LayerPruning:
         kwargs["attention_mask"] = mask
 
     def _attention(self, number: int) -> str:
-        found = str(getattr(self.layers[number].self_attn.config, "_attn_implementation", None) or "eager")
-        return found.rpartition(":")[2]  # a probe puts a prefix there
+        # A watched layer has a copy of its config, with a probe's name in it: ask the stack.
+        config = getattr(self.stack, "config", None) or self.layers[number].self_attn.config
+        return str(getattr(config, "_attn_implementation", None) or "eager")
 
 
 def cached_bias(cache: Any, number: int, rope: Rope | None) -> Tensor | None:

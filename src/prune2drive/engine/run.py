@@ -158,9 +158,11 @@ def start(plan: Plan, hidden: Tensor, calibrated: bool) -> Run:
     grown = torch.ones(rows, length - plan.length, dtype=torch.bool, device=hidden.device)
     valid = torch.cat([plan.valid.to(hidden.device).repeat_interleave(repeat, 0), grown], 1)
     columns = torch.arange(length, device=hidden.device).expand(rows, length)
-    run = Run(length, columns, valid, True, plan.columns, plan.alive, plan.lengths)
+    # The first layer concerned may live on another device than the prompt.
+    here, alive = plan.columns.to(hidden.device), plan.alive.to(hidden.device)
+    run = Run(length, columns, valid, True, here, alive, plan.lengths)
     if plan.sizes is not None:
-        add_sizes(run, plan.views, plan.columns, plan.sizes, repeat)
+        add_sizes(run, plan.views, here, plan.sizes.to(hidden.device), repeat)
     if calibrated and bool(plan.cut.any()):
         mark_visual(run, plan.views, plan.cut.to(hidden.device), repeat)
     return run
@@ -249,6 +251,12 @@ def instruction(prompt: Prompt) -> list[Tensor]:
         behind = text[text > seen[-1]] if len(seen) else text
         out.append(behind if len(behind) else text)
     return out
+
+
+def check_text(columns: Tensor, method: str) -> None:
+    """Refuse prompts without any text for a method that reads it: ``columns`` as ``Plan.instruction``."""
+    if columns.shape[1] == 0:
+        raise PruneError(f"{method} reads the prompt's text, and there is none; use a method of features")
 
 
 def sample_rows(views: Sequence[Sequence[View]], device: torch.device) -> Tensor:

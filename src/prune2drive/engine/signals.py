@@ -16,10 +16,10 @@ from ..errors import PruneError
 from ..families.base import Family
 from ..families.probe import Probe, watch
 from ..layer_pruners.base import LayerPruner
-from ..tokens import Signal, Signals
+from ..tokens import READS_QUESTION, Signal, Signals
 from .attention import Seen, attention_rows, rope_rows
 from .bias import Rope
-from .run import Plan, Run, places, sample_rows
+from .run import Plan, Run, check_text, places, sample_rows
 
 BEFORE = frozenset({Signal.ATTENTION, Signal.LAST_ATTENTION, Signal.KEYS, Signal.ROPE})
 """Signals of the layer before the stage's."""
@@ -114,12 +114,12 @@ class LayerSignals:
         def of_rows(paid: Tensor, who: Tensor) -> Tensor:  # (S, H, T, n) -> (V, N, H, T)
             return of_views(paid.masked_fill(~who[:, None, :, None], 0).permute(0, 3, 1, 2))
 
-        out: dict[str, Any] = {
-            "text": of_text(hidden[::repeat]),
-            "text_mask": real,
-            "norm": getattr(self.stack, "norm", None),
-            "memory": plan.memory,
-        }
+        out: dict[str, Any] = {"norm": getattr(self.stack, "norm", None), "memory": plan.memory}
+        if needs & READS_QUESTION:
+            check_text(asked, pruner.name)
+            out["text_mask"] = real
+        if Signal.TEXT in needs:
+            out["text"] = of_text(hidden[::repeat])
         before = run.seen.get(pruner.layer - 1)
         if needs & BEFORE and before is None:
             raise PruneError(

@@ -38,7 +38,6 @@ class Probe:
         self.on_call = on_call
         self._original: Any = None
         self._watched: Any = None
-        self._kernel: Any = None
 
     def attach(self) -> None:
         """Start watching.
@@ -56,11 +55,9 @@ class Probe:
                 "so it cannot be watched"
             )
         # Imported late: families are named without loading any model code.
-        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+        from transformers.modeling_utils import AttentionInterface
 
         before = original._attn_implementation_internal or "eager"
-        eager: Any = getattr(sys.modules[type(self.module).__module__], "eager_attention_forward", None)
-        self._kernel = ALL_ATTENTION_FUNCTIONS.get_interface(before, eager)
         name = before if before.startswith(PREFIX) else PREFIX + before
         AttentionInterface.register(name, _show_and_run)
         watched: Any = copy.copy(original)
@@ -77,7 +74,7 @@ class Probe:
         if self.module.config is not self._watched:
             raise RuntimeError("probes on one module leave in reverse order")
         self.module.config = self._original
-        self._original = self._watched = self._kernel = None
+        self._original = self._watched = None
 
     def run(self, query: Tensor, key: Tensor, value: Tensor, mask: Any, kwargs: dict[str, Any]) -> Any:
         """Show a call, then make it with the module as it was before."""
@@ -85,9 +82,17 @@ class Probe:
         # Flash kernels read their own name from the module's config, so it has to be the real one meanwhile.
         self.module.config = self._original
         try:
-            return self._kernel(self.module, query, key, value, mask, **kwargs)
+            return self._kernel()(self.module, query, key, value, mask, **kwargs)
         finally:
             self.module.config = self._watched
+
+    def _kernel(self) -> Any:
+        """The kernel that the config names now; it may have been changed meanwhile."""
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+        eager: Any = getattr(sys.modules[type(self.module).__module__], "eager_attention_forward", None)
+        name = self._original._attn_implementation_internal or "eager"
+        return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
 
 
 def _show_and_run(

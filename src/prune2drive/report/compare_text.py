@@ -22,6 +22,9 @@ from .evaluation_tables import MEANING, NONE, Cell, Summary, Table, difference, 
 if TYPE_CHECKING:
     from rich.console import Console
 
+WIDE = 120
+"""Columns of a terminal that has room for intervals."""
+
 Column = tuple[str, Callable[[Contender], Cell]]
 
 
@@ -37,7 +40,7 @@ def markdown_tables(summary: Summary) -> str:
 
 def print_comparison(console: Console, summary: Summary) -> None:
     """Print accuracy by budget, and how much was not possible."""
-    if (table := accuracy_table(summary)) is not None:
+    if (table := accuracy_table(summary, halves=console.width >= WIDE)) is not None:
         print_tables(console, [table])
     if lost := len(summary.get("impossible") or ()):
         console.print(
@@ -45,25 +48,35 @@ def print_comparison(console: Console, summary: Summary) -> None:
         )
 
 
-def accuracy_table(summary: Summary) -> Table | None:
-    """Methods x budget: accuracy with half its interval; the best method of the first column first."""
+def accuracy_table(summary: Summary, halves: bool = True) -> Table | None:
+    """Methods x budget: accuracy with half its interval; the best method of the first column first.
+
+    ``halves``: whether there is room for the intervals.
+    """
+
+    def shown(one: Contender) -> Cell:
+        value = overall(one).get("value")
+        return with_half(overall(one)) if halves else Cell(NONE if value is None else f"{100 * value:.1f}")
+
     groups = groups_of(summary)
     if not groups:
         return None
-    rows = [
-        [_bound(name, one), *[with_half(overall(one))] * len(groups)]
-        for name, one in bounds_of(summary).items()
-    ]
+    rows = [[_bound(name, one, halves), *[shown(one)] * len(groups)] for name, one in bounds_of(summary).items()]
     found: dict[str, dict[int, Contender]] = {}
     for at, group in enumerate(groups):
         for one in group.contenders:
             found.setdefault(_method(one), {})[at] = one
     for name, by_group in found.items():  # in the order of the first group that has them, best first
         cells = [by_group.get(at) for at in range(len(groups))]
-        rows.append([Cell(name), *(with_half(overall(c)) if c else Cell(NONE) for c in cells)])
-    head = [Cell("Method"), *(Cell(percent(group.retention), _budget(group)) for group in groups)]
+        rows.append([Cell(name), *(shown(c) if c else Cell(NONE) for c in cells)])
+    short = {} if halves else {"on average": "avg"}
+    head = [
+        Cell("Method"),
+        *(Cell(percent(g.retention), short.get(_budget(g), _budget(g))) for g in groups),
+    ]
+    half = f"± is the longer half of the 95% interval over {summary.get('scenes')} scenes. " if halves else ""
     note = (
-        f"± is the longer half of the 95% interval over {summary.get('scenes')} scenes. On average: the "
+        f"{half}On average: the "
         "share of the visual tokens that a layer of the language model sees. Kept: the share that a method "
         "leaves in its layer. A dash: not possible, or no such budget for that method."
     )
@@ -120,8 +133,8 @@ def _everyone(summary: Summary) -> list[Contender]:
     return [one for group in groups_of(summary) for one in group.contenders]
 
 
-def _bound(name: str, one: Contender) -> Cell:
-    return Cell(name_of(one), MEANING.get(name, "").strip())
+def _bound(name: str, one: Contender, told: bool = True) -> Cell:
+    return Cell(name_of(one), MEANING.get(name, "").strip() if told else "")
 
 
 def _method(one: Contender) -> str:

@@ -4,7 +4,7 @@ VENV   ?= .venv
 RUN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: demo test lint format docs slow clean
+.PHONY: demo test lint format docs comparison slow clean
 
 demo: $(STAMP)
 	mkdir -p out
@@ -12,6 +12,12 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto
+
+# Every method at equal budgets: hours on two cores, and it goes on where it was stopped.
+comparison: $(STAMP)
+	mkdir -p out
+	$(RUN)/prune2drive compare --scenes 200 --positions keep --out out/comparison
+	$(RUN)/python benchmarks/comparison.py out/comparison
 
 docs: $(STAMP)
 	$(RUN)/python docs/build.py

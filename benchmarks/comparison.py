@@ -4,7 +4,7 @@
     python benchmarks/comparison.py out/comparison               writes
 
 Between the markers in README.md and docs/comparison.md only what this script says stands there; the summary
-it was made from is kept as benchmarks/results/comparison.json. Without a folder it writes anew from that file.
+it was made from is kept as benchmarks/results/comparison.json. Without a folder it writes anew from there.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "comparison.json"
 PICTURE = ROOT / "docs" / "images" / "tradeoff.svg"
 RATES = (0.25, 0.10, 0.05)
+WIDTH = 116
 SHOWN = 0.10
 """The budget at which differences and costs are told."""
 
@@ -86,11 +88,11 @@ def readme(summary: dict[str, Any]) -> str:
     heads += ["10% against random", "FLOPs", "choosing, ms", "prefill"]
     inside = [f"kept at layer {summary['layer']}", *heads[1:5], *heads[5:]]
     said = (
-        f"{summary['scenes']} scenes, {summary['questions']:,} questions of the {summary['split']} split; unpruned "
-        f"{bounds.get('unpruned')}, grey pictures {bounds.get('blind')}, most frequent answer "
+        f"{summary['scenes']} scenes, {summary['questions']:,} questions of the {summary['split']} split; "
+        f"unpruned {bounds.get('unpruned')}, grey pictures {bounds.get('blind')}, most frequent answer "
         f"{bounds.get('guess')}. 95% intervals over scenes, differences paired; FLOPs and prefill (choosing "
         "included) as a share of unpruned at 10%, medians for one prompt at a time on "
-        f"{summary['hardware'].get('cpu') or summary['hardware'].get('gpu') or 'this machine'}. An empty cell: "
+        f"{summary['hardware'].get('cpu') or summary['hardware'].get('gpu')}. An empty cell: "
         "the layers before the first choice alone see more."
     )
     parts = [*table(average, SHOWN, heads), "", *table(kept, SHOWN, inside), "", said]
@@ -104,7 +106,11 @@ def put(path: Path, name: str, text: str) -> None:
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     if not pattern.search(found):
         raise SystemExit(f"{path}: no markers {begin!r} ... {end!r}")
-    write_atomically(path, pattern.sub(lambda _: f"{begin}\n\n{text.strip()}\n\n{end}", found))
+    lines = [
+        line if line.startswith("|") else textwrap.fill(line, WIDTH) for line in text.strip().splitlines()
+    ]
+    written = "\n".join([begin, "", *lines, "", end])
+    write_atomically(path, pattern.sub(lambda _: written, found))
 
 
 def main() -> None:

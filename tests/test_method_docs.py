@@ -117,7 +117,7 @@ def test_what_is_said_of_merging_is_so(case, monkeypatch):
     assert len(seen) == len(stages)
     for method, chosen in seen:
         assert method.merges == (chosen.features is not None)
-        assert method.proportional == (chosen.sizes is not None)
+        assert method.merges == (chosen.sizes is not None) and (method.merges or not method.proportional)
 
 
 @cases

@@ -267,7 +267,7 @@ class Selection:
     Row ``v`` holds ``counts[v]`` picks, then -1.
     ``features`` ``(V, K, D)`` replaces the kept rows (merging methods), in the order of
     ``indices``; ``sizes`` ``(V, K)`` says how many tokens each kept row stands for (at least 1): attention
-    to it then counts for so many (proportional attention). A method that merges without that returns none.
+    to it counts for so many where the method is ``proportional``, and under calibrated positions.
     """
 
     indices: Tensor

@@ -22,11 +22,14 @@ from contract_helpers import (
     some,
     stages_of,
 )
+from test_methods_contract import asked, feature_scale, options, sizes_bias, watched, written
 
 import oracle
 import prune2drive as p2d
+from methods_table import METHODS
 from prune2drive.engine.bias import add_bias, distance_gain, key_bias, unit_rope
 from prune2drive.families import find_family
+from tiny_models import LAYERS
 
 # name: (layers of the stages, 0 before the language model; shares of the original tokens)
 PLANS = {"before": ((0,), 0.3), "at2": ((2,), 0.3), "before+2": ((0, 2), [0.5, 0.2])}
@@ -166,6 +169,38 @@ def test_a_sample_that_lost_nothing_is_left_alone(case):
         got = forward(model, inputs)
     real = inputs["attention_mask"].bool()
     assert same(got[real], full[real])
+
+
+@some("llava", "qwen2_5_vl", "gemma3")
+@pytest.mark.parametrize("name", ["visionzip", "apet", "duet", "sparsevlm", "pact"])
+def test_merged_tokens_weigh_what_they_are(case, name):
+    """Calibrated, a merged token counts for its members, whether its method asks for that or not."""
+    method = next(m for m in METHODS if m.name == name)
+    model, inputs = shared_model(case), prompt(case, "left")
+    with (
+        watched() as seen,
+        p2d.prune(model, **asked(method), **options("left"), positions="calibrate") as pruned,
+    ):
+        short = forward(model, inputs)
+    record, starts = pruned.record, method.layers(LAYERS)
+    stages = stages_of(inputs, record, image_id(case), *starts)
+    scale = 1.0
+    if starts[0] == 0 and seen[0].features is not None:
+        scale = feature_scale(case, model, inputs)
+    weighs = [chosen.sizes is not None for chosen in seen]
+    assert any(weighs)
+    writes, sizes = written(inputs, record, seen, starts, image_id(case), scale, weighs)
+    own = calibration(case, model, inputs, record, stages)
+    weights = sizes_bias(sizes, len(inputs["input_ids"]))
+
+    def bias(*call):
+        parts = [part for part in (own(*call), weights(*call)) if part is not None]
+        return sum(parts) if parts else None
+
+    with oracle.masked(model, stages, writes, bias):
+        expected = forward(model, inputs)
+    live = oracle.live_columns(inputs, stages[-1][1])
+    close(gather_short(short, live, False), gather_live(expected, live), what="logits")
 
 
 def test_beams_carry_the_calibration():

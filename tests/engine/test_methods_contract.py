@@ -100,7 +100,7 @@ def watched():
         choose.select = layers.select = own
 
 
-def written(inputs, record, chosen, starts, token, scale):
+def written(inputs, record, chosen, starts, token, scale, weighs):
     """What merging stages wrote, for the oracle: rows by prompt column of the full prompt."""
     out, sizes = [], []
     ids = inputs["input_ids"].tolist()
@@ -116,7 +116,7 @@ def written(inputs, record, chosen, starts, token, scale):
                     places.append((sample, columns[int(view.index[index])]))
                     if selection.features is not None:
                         rows.append(selection.features[at, place])
-                    if selection.sizes is not None:
+                    if weighs[number]:
                         weights.append(float(selection.sizes[at, place]))
                 at += 1
         if rows:
@@ -177,7 +177,8 @@ def expectations(case, method, model, inputs, record, seen):
     token = image_id(case)
     stages = stages_of(inputs, record, token, *starts)
     scale = feature_scale(case, model, inputs) if starts[0] == 0 and seen[0].features is not None else 1.0
-    writes, sizes = written(inputs, record, seen[: len(starts)], starts, token, scale)
+    weighs = [stage.proportional for stage in method.stages(LAYERS)]
+    writes, sizes = written(inputs, record, seen[: len(starts)], starts, token, scale, weighs)
     return stages, writes, sizes_bias(sizes, len(inputs["input_ids"]))
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prune2drive.functional.merging import merge, nearest
+from prune2drive.functional.merging import merge, nearest, sizes
 
 
 def test_three_ways_to_fold():
@@ -37,3 +37,9 @@ def test_nearest_is_by_angle_with_ties_to_the_first():
     assert nearest(features, kept, only).tolist() == [[1] * 5]
     assert nearest(features, kept, torch.zeros(1, 3, dtype=torch.bool)).tolist() == [[-1] * 5]
     assert nearest(features, kept[:, :0]).tolist() == [[-1] * 5]
+
+
+def test_sizes_count_members_by_hand():
+    kept = torch.tensor([[4, 1, -1], [0, 2, 3]])
+    owner = torch.tensor([[1, -1, 0, 1, -1], [-1, 0, -1, -1, 0]])
+    assert sizes(kept, owner).tolist() == [[2.0, 3.0, 1.0], [3.0, 1.0, 1.0]]

@@ -380,7 +380,14 @@ class Pruned(AbstractContextManager["Pruned"]):
         kwargs["mm_encoder_outputs"] = {**others, "image": out}
         plan = None
         if self._layers:
-            plan = make_plan(prompt, done, self.cutter.layer_pruners, self.cutter.rig, ids.device)
+            plan = make_plan(
+                prompt,
+                done,
+                self.cutter.layer_pruners,
+                self.cutter.rig,
+                ids.device,
+                self._layers.weighs_before,
+            )
         return Prepared(kwargs, plan, shortened, done.record)
 
     def _sources(self, needs: Collection[Signal], out: Any, prompt: Prompt, ids: Tensor) -> Sources:

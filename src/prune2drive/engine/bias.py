@@ -3,7 +3,8 @@
 One path serves both. A token that stands for s tokens gets log s (proportional attention: ToMe, PACT).
 Under the position policy "calibrate" a kept visual token n gets, from a query m, log(c - D(m - n)) with
 D(m - n) = (2 / d) sum_j cos((m - n) theta_j), the similarity that rotary positions leave two equal vectors
-at that distance, and c = 2: nothing is added at distance 0, up to log 2 far away (RESTORE, ICML 2026).
+at that distance, and c = 2: nothing is added at distance 0, up to log 2 far away (RESTORE, ICML 2026); and
+there log s too, whether a method asks for it or not.
 """
 
 from __future__ import annotations

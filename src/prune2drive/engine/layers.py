@@ -47,8 +47,8 @@ STATE = "_prune2drive_state"
 class LayerPruning:
     """The hooks of a model's layer stages; active while attached and a plan is set.
 
-    ``calibrated``: undo distance for visual keys. ``weighted``: a method before the language model gives
-    sizes.
+    ``calibrated``: undo distance for visual keys, and let merged tokens weigh as many as they are.
+    ``weighted``: a method before the language model asks for the second by itself.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class LayerPruning:
             )
         self.layers = list(self.stack.layers)
         self.calibrated = calibrated
+        self.weighs_before = calibrated or weighted
         self._rotates = [family.rotates(layer) for layer in self.layers]
         self.by_layer = {pruner.layer: number for number, pruner in enumerate(pruners)}
         if list(self.by_layer) != sorted(self.by_layer) or len(self.by_layer) < len(pruners):
@@ -82,7 +83,7 @@ class LayerPruning:
             )
         self.signals = LayerSignals(family, self.layers, pruners)
         begin = [*self.by_layer, self.signals.first]
-        self.first = 0 if calibrated or weighted else min(n for n in begin if n is not None)
+        self.first = 0 if self.weighs_before else min(n for n in begin if n is not None)
         self.biased = calibrated or weighted or any(p.proportional for p in pruners)
         if self.biased and "flash" in self._attention(0):
             what = "positions='calibrate'" if calibrated else "a method that gives merged tokens weight"
@@ -289,7 +290,7 @@ class LayerPruning:
         if chosen.features is not None:
             merged = with_gradient(chosen.features, features, chosen.indices)
             hidden = write_rows(hidden, merged, spots, where, sample, repeat)
-        if chosen.sizes is not None:
+        if chosen.sizes is not None and (pruner.proportional or self.calibrated):
             add_sizes(run, plan.views, spots, chosen.sizes, repeat)
 
         picks, beyond = sorted_picks(chosen.indices, old.shape[1])

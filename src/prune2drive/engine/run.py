@@ -194,9 +194,17 @@ def mark_visual(run: Run, views: Sequence[Sequence[View]], rows: Tensor, repeat:
 
 
 def make_plan(
-    prompt: Prompt, done: CutPrompt, pruners: Sequence[LayerPruner], rig: Rig | None, device: torch.device
+    prompt: Prompt,
+    done: CutPrompt,
+    pruners: Sequence[LayerPruner],
+    rig: Rig | None,
+    device: torch.device,
+    weighs: bool = False,
 ) -> Plan:
-    """The prompt as the layer stages meet it: after the cut before the language model, if any."""
+    """The prompt as the layer stages meet it: after the cut before the language model, if any.
+
+    ``weighs``: tokens merged there weigh as many as they are.
+    """
     views = done.views
     where = [row.nonzero().flatten() for row in prompt.visual]
     columns = padded([where[row][view.index] for row, group in enumerate(views) for view in group]).to(device)
@@ -216,7 +224,7 @@ def make_plan(
             cut[row] |= after < before
         order, beyond = sorted_picks(done.cut.indices, alive.shape[1])
         alive = order.masked_fill(beyond, -1)
-        if done.cut.sizes is not None:
+        if weighs and done.cut.sizes is not None:
             by_pick = done.cut.indices.masked_fill(done.cut.indices < 0, columns.shape[1])
             sizes = done.cut.sizes.gather(1, by_pick.argsort(dim=-1, stable=True))
         short = places(done.short.columns, prompt.ids.shape[1])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import ranking
-from .merging import merge, nearest
+from .merging import merge, nearest, sizes
 
 
 def shares(counts: Sequence[int], contextual: float) -> list[int]:
@@ -26,7 +26,7 @@ def gather_context(
     pooled: Sequence[int],
     anchors: Sequence[int],
     order: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Turn the tokens of a pool into a few anchors, each with what is most like it added.
 
     Anchors are the pool's tokens number 0, s, 2 s, ... in ``order``, ``s = max(1, pooled // anchors)``.
@@ -43,7 +43,8 @@ def gather_context(
             for sequence order.
 
     Returns:
-        Kept tokens, int64 ``(V, max counts)`` ascending and padded with -1, and their features.
+        Kept tokens, int64 ``(V, max counts)`` ascending and padded with -1, their features, and how many
+        tokens each stands for, float32 ``(V, max counts)``.
     """
     device, n = features.device, features.shape[1]
     if order is None:
@@ -61,4 +62,4 @@ def gather_context(
     if chosen.shape[1]:
         to = slot.gather(1, chosen.clamp(min=0)).gather(1, to.clamp(min=0)).masked_fill(to < 0, -1)
     owner = to.masked_fill(anchor | ~pool, -1)
-    return kept, merge(features, kept, owner, "add-mean")
+    return kept, merge(features, kept, owner, "add-mean"), sizes(kept, owner)

@@ -33,6 +33,12 @@ def nearest(features: Tensor, kept: Tensor, targets: Tensor | None = None) -> Te
     return cosine.argmax(-1).masked_fill(~targets.any(-1)[:, None], -1)
 
 
+def sizes(kept: Tensor, owner: Tensor) -> Tensor:
+    """How many tokens each kept row stands for, itself included: float32 ``(V, K)``; arguments as `merge`."""
+    share = owner[:, None, :] == torch.arange(kept.shape[1], device=kept.device)[:, None]
+    return 1.0 + share.sum(-1)
+
+
 def merge(features: Tensor, kept: Tensor, owner: Tensor, mode: str = "mean") -> Tensor:
     """The kept rows with the tokens they own folded in: ``(V, K, D)`` in the features' dtype.
 

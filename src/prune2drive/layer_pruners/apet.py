@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..functional.merging import merge
+from ..functional.merging import merge, sizes
 from ..functional.reconstruction import reconstruct
 from ..tokens import Selection, VisualTokens
 from .base import LayerPruner
@@ -80,4 +80,5 @@ class ApETStage(LayerPruner):
         found = reconstruct(
             tokens.features, counts, tokens.lengths, basis=self.basis, start=self.start, ridge=self.ridge
         )
-        return Selection(found.kept, list(counts), merge(tokens.features, found.kept, found.owner))
+        merged = merge(tokens.features, found.kept, found.owner)
+        return Selection(found.kept, list(counts), merged, sizes(found.kept, found.owner))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..functional.density_peaks import density_peaks
-from ..functional.merging import merge
+from ..functional.merging import merge, sizes
 from ..functional.ranking import top
 from ..functional.text_rows import mean_paid, of_samples, raters
 from ..tokens import Selection, Signal, VisualTokens
@@ -128,6 +128,7 @@ class SparseVLMStage(LayerPruner):
         width = max(counts, default=0)
         indices = order.new_full((len(counts), width), -1)
         merged = features.new_zeros(len(counts), width, features.shape[-1])
+        weights = torch.ones(len(counts), width, device=features.device)
         for row, (n, count) in enumerate(zip(tokens.lengths, counts, strict=True)):
             kept, pool, clusters = split(n, count, self.recycle)
             best = order[row, :kept]
@@ -136,17 +137,19 @@ class SparseVLMStage(LayerPruner):
             if clusters:
                 # Ascending, so that equals among them go to the token that comes first.
                 again = order[row, kept : kept + pool].sort().values
-                indices[row, kept:count], merged[row, kept:count] = self._fold(features[row], again, clusters)
-        return Selection(indices, list(counts), features=merged)
+                folded = self._fold(features[row], again, clusters)
+                indices[row, kept:count], merged[row, kept:count], weights[row, kept:count] = folded
+        return Selection(indices, list(counts), merged, weights)
 
-    def _fold(self, features: Tensor, again: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
-        """Cluster the tokens ``again``: the place of each cluster, ``(C,)``, and its mean, ``(C, D)``."""
+    def _fold(self, features: Tensor, again: Tensor, clusters: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Cluster the tokens ``again``: the places of the clusters, ``(C,)``, means ``(C, D)``, and sizes."""
         points = features[again]
         found = density_peaks(points, clusters, self.neighbours)
         densest = found.densest()
         # The densest member stands for itself; the others are folded into it.
         owner = found.owner.index_fill(0, densest, -1)
-        return again[densest], merge(points[None], densest[None], owner[None])[0]
+        mean = merge(points[None], densest[None], owner[None])[0]
+        return again[densest], mean, sizes(densest[None], owner[None])[0]
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,9 @@ def accuracy_table(summary: Summary, halves: bool = True) -> Table | None:
     groups = groups_of(summary)
     if not groups:
         return None
-    rows = [[_bound(name, one, halves), *[shown(one)] * len(groups)] for name, one in bounds_of(summary).items()]
+    rows = [
+        [_bound(name, one, halves), *[shown(one)] * len(groups)] for name, one in bounds_of(summary).items()
+    ]
     found: dict[str, dict[int, Contender]] = {}
     for at, group in enumerate(groups):
         for one in group.contenders:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from ..errors import PruneError, did_you_mean
 from ..functional import picks
-from ..functional.merging import merge
+from ..functional.merging import merge, sizes
 from ..functional.reconstruction import reconstruct
 from ..tokens import Selection, Signal, VisualTokens
 from .base import Selector
@@ -102,4 +102,5 @@ class ApETSelect(Selector):
         found = reconstruct(
             encoder, counts, tokens.lengths, basis=self.basis, start=self.start, ridge=self.ridge
         )
-        return Selection(found.kept, counts, merge(tokens.features, found.kept, found.owner, "mean"))
+        merged = merge(tokens.features, found.kept, found.owner, "mean")
+        return Selection(found.kept, counts, merged, sizes(found.kept, found.owner))

@@ -31,7 +31,7 @@ class Selector(ABC):
     merges: ClassVar[bool] = False
     """Whether its selections have ``features``: kept tokens take in some of those that leave."""
     proportional: ClassVar[bool] = False
-    """Whether its selections have ``sizes``, which layers then add to attention."""
+    """Whether attention counts its merged tokens for as many as they are, by the ``sizes`` it returns."""
 
     @abstractmethod
     def select(self, tokens: VisualTokens, counts: Sequence[int]) -> Selection:

@@ -117,5 +117,5 @@ class DuetSelect(Selector):
         pooled = [min(self.cluster_width * c, m) for c, m in zip(anchors, left, strict=True)]
         order = ranking.top(saliency.float(), pooled, rest)
         pool = ranking.members(order, n)
-        kept, merged = gather_context(features, keys, dominant, pool, counts, pooled, anchors, order)
-        return Selection(kept, counts, merged)
+        kept, merged, sizes = gather_context(features, keys, dominant, pool, counts, pooled, anchors, order)
+        return Selection(kept, counts, merged, sizes)

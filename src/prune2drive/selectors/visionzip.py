@@ -81,5 +81,5 @@ class VisionZip(Selector):
         dominant = ranking.members(ranking.top(saliency.float(), kept_as_is, mask), n)
         rest = [length - k for length, k in zip(lengths, kept_as_is, strict=True)]
         pool = mask & ~dominant
-        kept, features = gather_context(tokens.features, keys, dominant, pool, counts, rest, anchors)
-        return Selection(kept, counts, features)
+        kept, features, sizes = gather_context(tokens.features, keys, dominant, pool, counts, rest, anchors)
+        return Selection(kept, counts, features, sizes)

@@ -101,7 +101,7 @@ def readme(summary: dict[str, Any]) -> str:
 
 def put(path: Path, name: str, text: str) -> None:
     """Write ``text`` between the markers ``name`` in a file."""
-    begin, end = f"<!-- {name}: written by benchmarks/comparison.py -->", f"<!-- {name}: end -->"
+    begin, end = f"<!-- {name}: written by a script in benchmarks -->", f"<!-- {name}: end -->"
     found = path.read_text()
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     if not pattern.search(found):

@@ -153,7 +153,7 @@ def line_chart(
 
 
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """The plotting area in pixels, and what its edges stand for."""
 
     left: float
@@ -163,17 +163,25 @@ class _Frame:
     x_range: tuple[float, float]
     y_range: tuple[float, float]
 
-    def x(self, share: float) -> float:
-        """Pixel of a share of tokens: the largest on the left."""
+    def x(self, value: float) -> float:
+        """Pixel of a value on the horizontal axis."""
+        low, high = self.x_range
+        return self.left + (self.right - self.left) * (value - low) / ((high - low) or 1.0)
+
+    def y(self, value: float) -> float:
+        """Pixel of a value on the vertical axis, at the edge when it is beyond."""
+        low, high = self.y_range
+        part = (value - low) / ((high - low) or 1.0)
+        return self.bottom - (self.bottom - self.top) * min(1.0, max(0.0, part))
+
+
+class _Frame(Frame):
+    """Shares of tokens on a logarithmic axis, the largest on the left."""
+
+    def x(self, value: float) -> float:
         low, high = self.x_range
         span = math.log(high / low) or 1.0
-        return self.left + (self.right - self.left) * (0.04 + 0.92 * math.log(high / share) / span)
-
-    def y(self, share: float) -> float:
-        """Pixel of a measured share, at the edge when it is beyond."""
-        low, high = self.y_range
-        part = (share - low) / ((high - low) or 1.0)
-        return self.bottom - (self.bottom - self.top) * min(1.0, max(0.0, part))
+        return self.left + (self.right - self.left) * (0.04 + 0.92 * math.log(high / value) / span)
 
 
 def _frame(

@@ -10,7 +10,20 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from .chart import COLOURS, FONT, INK, LINE, MARKERS, SOFT, escape, percent, shortened, text_width, tick_step
+from .chart import (
+    COLOURS,
+    FONT,
+    INK,
+    LINE,
+    MARKERS,
+    SOFT,
+    Frame,
+    escape,
+    percent,
+    shortened,
+    text_width,
+    tick_step,
+)
 from .compare_tables import (
     PLACES,
     Contender,
@@ -136,28 +149,13 @@ def marks_of(summary: Summary) -> list[Mark]:
     return sorted(out, key=lambda mark: (mark.x, mark.y))
 
 
-@dataclass(frozen=True)
-class _Plot:
-    """The plotting area in pixels, and what its edges stand for."""
+class _Plot(Frame):
+    """Counts of tokens on a logarithmic axis, with room to the left for the names of the front."""
 
-    left: float
-    right: float
-    top: float
-    bottom: float
-    x_range: tuple[float, float]
-    y_range: tuple[float, float]
-
-    def x(self, tokens: float) -> float:
-        """Pixel of a count of tokens on a logarithmic axis; room to the left for the names of the front."""
+    def x(self, value: float) -> float:
         low, high = self.x_range
-        part = math.log(tokens / low) / math.log(high / low) if high > low else 0.5
+        part = math.log(value / low) / math.log(high / low) if high > low else 0.5
         return self.left + (self.right - self.left) * (0.12 + 0.82 * part)
-
-    def y(self, share: float) -> float:
-        """Pixel of an accuracy, at the edge when it is beyond."""
-        low, high = self.y_range
-        part = (share - low) / ((high - low) or 1.0)
-        return self.bottom - (self.bottom - self.top) * min(1.0, max(0.0, part))
 
 
 def _y_range(marks: Sequence[Mark], bounds: dict[str, tuple[float, Contender]]) -> tuple[float, float]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from .chart import COLOURS, EM, FONT, INK, LINE, MARKERS, SOFT, escape, percent, shortened
+from .chart import COLOURS, EM, FONT, INK, LINE, MARKERS, SOFT, Frame, escape, percent, shortened
 from .evaluation_tables import number, whole
 
 Result = Mapping[str, Any]
@@ -181,7 +180,7 @@ def importance_svg(shares: Mapping[str, float], *, width: int = 620, height: int
     bottom = max(36.0 * len(ranked) + 6, height - 48.0)
     y_step = (bottom - 6) / max(len(ranked), 1)
     marks = ticks(0.0, max([*shares.values(), 0.01]), most=5)
-    plot = _Plot(14, width - 60, 6, bottom, (0.0, marks[-1]), (0.0, 1.0))
+    plot = Frame(14, width - 60, 6, bottom, (0.0, marks[-1]), (0.0, 1.0))
     grid = "".join(f"M{plot.x(tick):.1f} 6V{bottom:.1f}" for tick in marks)
     out = [
         _open(
@@ -227,28 +226,6 @@ def ticks(low: float, high: float, most: int = 6, whole_steps: bool = False) -> 
     return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]
 
 
-@dataclass(frozen=True)
-class _Plot:
-    """The plotting area in pixels, and what its edges stand for."""
-
-    left: float
-    right: float
-    top: float
-    bottom: float
-    x_range: tuple[float, float]
-    y_range: tuple[float, float]
-
-    def x(self, value: float) -> float:
-        low, high = self.x_range
-        return self.left + (self.right - self.left) * (value - low) / ((high - low) or 1.0)
-
-    def y(self, value: float) -> float:
-        """Pixel of a value, at the edge when it is beyond."""
-        low, high = self.y_range
-        part = (value - low) / ((high - low) or 1.0)
-        return self.bottom - (self.bottom - self.top) * min(1.0, max(0.0, part))
-
-
 def _begin(
     title: str,
     legend: Sequence[tuple[str, str, str]],
@@ -257,7 +234,7 @@ def _begin(
     width: int,
     height: int,
     description: str,
-) -> tuple[_Plot, str]:
+) -> tuple[Frame, str]:
     """The area below the legend (look, mark, words), and the beginning of the element with it."""
     left = 14 + EM * max(len(text) for text in _decimals(y_ticks))
     marks, x, y = [], 4.0, 40.0
@@ -271,7 +248,7 @@ def _begin(
         )
         x += long + 12
     top = y + 18 if legend else 36.0
-    plot = _Plot(left, width - 16, top, height - 48, across, (y_ticks[0], y_ticks[-1]))
+    plot = Frame(left, width - 16, top, height - 48, across, (y_ticks[0], y_ticks[-1]))
     return plot, _open(title, description, width, height) + "".join(marks)
 
 
@@ -298,7 +275,7 @@ def _decimals(marks: Sequence[float]) -> list[str]:
 
 
 def _axis_words(
-    plot: _Plot, x_ticks: Sequence[float], y_ticks: Sequence[float], x_label: str, y_label: str
+    plot: Frame, x_ticks: Sequence[float], y_ticks: Sequence[float], x_label: str, y_label: str
 ) -> str:
     """Grid, ticks and names of the axes."""
     grid = "".join(f"M{plot.left:.1f} {plot.y(tick):.1f}H{plot.right:.1f}" for tick in y_ticks)
@@ -319,7 +296,7 @@ def _axis_words(
 
 
 def _marks(
-    plot: _Plot,
+    plot: Frame,
     name: str,
     look: str,
     shape: str,

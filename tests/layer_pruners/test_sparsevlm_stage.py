@@ -98,7 +98,9 @@ def test_first_version_keeps_rates_and_recycles(seed, n, count, neighbours):
     for index, features in zip(kept(got), got.features[0], strict=True):
         want = torch.tensor(merged[index]) if index in merged else one["features"][index]
         assert torch.allclose(features, want, atol=1e-5)
-    assert got.sizes is None
+    assert got.sizes is not None and (got.sizes[0, : len(keep)] == 1).all()
+    _, pool, _ = split(n, count, 0.3)
+    assert float(got.sizes.sum()) == len(keep) + (pool if merged else 0)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -69,7 +69,7 @@ def table(rows: dict[str, dict[float, Row]], at: float, heads: list[str]) -> lis
         one = next(iter(by_rate.values()))
         shown = by_rate.get(at)
         cells = [title, one["stage"], *(percent(by_rate.get(rate)) for rate in RATES)]
-        cells += [points(shown, "random"), cost(shown, "flops_ratio", ".1%")]
+        cells += [points(shown, "random"), points(shown, "tfps"), cost(shown, "flops_ratio", ".1%")]
         cells += [cost(shown, "choose_ms", ".1f"), cost(shown, "prefill_ratio", ".2f")]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -85,7 +85,7 @@ def readme(summary: dict[str, Any]) -> str:
             group.setdefault(row["title"], {})[row["retention"]] = row
     bounds = {row["method"]: percent(row) for row in summary["contenders"] if row["retention"] is None}
     heads = ["tokens a layer sees on average", "chooses", "25%", "10%", "5%"]
-    heads += ["10% against random", "FLOPs", "choosing, ms", "prefill"]
+    heads += ["10% against random", "10% against T-FPS", "FLOPs", "choosing, ms", "prefill"]
     inside = [f"kept at layer {summary['layer']}", *heads[1:5], *heads[5:]]
     said = (
         f"{summary['scenes']} scenes, {summary['questions']:,} questions of the {summary['split']} split; "

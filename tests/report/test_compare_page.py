@@ -96,6 +96,7 @@ def test_figures_of_a_contender(summary):
         "Accuracy, %": ("93.0", "91.8 to 94.1", False),
         "Against unpruned": ("−2.2", "−3.0 to −1.4", True),
         "Against random": ("+6.0", "+5.2 to +6.8", True),
+        "Against T-FPS": ("–", "", False),
         "FLOPs": ("0.15×", "", False),
         "Choosing, ms": ("4.4", "", False),
         "Prefill, ms": ("72.0", "0.16×", False),
@@ -117,10 +118,10 @@ def test_costs_that_were_not_measured(summary):
             one["costs"]["memory_bytes"] = None
     table = tables.overall_table(some)
     assert "Memory, MiB" not in [c.text for c in table.head]
-    assert [c.text for c in rows(table)["tfps@avg0.1"][6:]] == ["–"] * 4
+    assert [c.text for c in rows(table)["tfps@avg0.1"][7:]] == ["–"] * 4
     none = {**some, "contenders": [{**c, "costs": None} for c in some["contenders"]]}
     table = tables.overall_table(none)
-    assert len(table.head) == 6 and "Costs" not in table.note
+    assert len(table.head) == 7 and "Costs" not in table.note
     assert "Prefill" not in shown(compare.render(none))
 
 

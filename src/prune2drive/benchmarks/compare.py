@@ -83,6 +83,8 @@ def _entry(
     rivals = {} if contender.name == UNPRUNED.name else {"unpruned": UNPRUNED.name}
     if (rival := contender.rival) is not None:
         rivals["random"] = rival.name
+    if (own := contender.own) is not None:
+        rivals["tfps"] = own.name
     return {
         "name": contender.name,
         "method": contender.method,

@@ -41,6 +41,8 @@ CONTROLS = (UNPRUNED.method, BLIND.method, GUESS.method)
 RANDOM, RANDOM_LAYER = "random", "random-layer"
 """What a method has to beat, before the language model and inside it."""
 
+OURS, OURS_LAYER = "tfps", "tfps-layer"
+
 VISUAL = len(NUSCENES) * GRID**2
 """Visual tokens of a prompt of the world benchmark."""
 
@@ -78,6 +80,11 @@ TITLES = {
     "sparsevlm": "SparseVLM",
     "sparsevlm-v2": "SparseVLM+",
     "v2drop": "V2Drop",
+    "apet-stage": "ApET, second stage",
+    "mvpruner-stage": "MVPruner, second stage",
+    "sparsevlm-stage": "SparseVLM, one stage",
+    "sparsevlm-v2-stage": "SparseVLM+, one stage",
+    "v2drop-stage": "V2Drop, one stage",
 }
 """Names of methods as people write them; a method that is not here goes by its own."""
 
@@ -176,6 +183,14 @@ class Contender:
     def rival(self) -> Contender | None:
         """The random selection it has to beat: at the same budget, and in kept budgets at the same layer."""
         name = RANDOM if self.budget == AVERAGE else RANDOM_LAYER
+        if self.control or self.method == name:
+            return None
+        return dataclasses.replace(self, method=name)
+
+    @property
+    def own(self) -> Contender | None:
+        """T-FPS at the same budget, and in kept budgets at the same layer: what this package is about."""
+        name = OURS if self.budget == AVERAGE else OURS_LAYER
         if self.control or self.method == name:
             return None
         return dataclasses.replace(self, method=name)

@@ -150,6 +150,7 @@ def overall_table(summary: Summary) -> Table | None:
             Cell(points(share_of(accuracy)), interval_text(accuracy)),
             change(difference(one, "unpruned")),
             change(difference(one, "random")),
+            change(difference(one, "tfps")),
             *(of(one) for _, of in columns),
         ]
 
@@ -159,12 +160,13 @@ def overall_table(summary: Summary) -> Table | None:
         rows += [[Cell(_sentence(group.title))], *(row(c) for c in group.contenders)]
     if not rows:
         return None
-    titles = ["Contender", "Chooses", "Tokens per layer", "Accuracy, %", "Against unpruned", "Against random"]
+    rivals = [f"Against {name}" for name in ("unpruned", "random", "T-FPS")]
+    titles = ["Contender", "Chooses", "Tokens per layer", "Accuracy, %", *rivals]
     head = [*(Cell(t) for t in titles), *(Cell(t) for t, _ in columns)]
     note = (
         "Sorted by accuracy within each budget. Tokens per layer: visual tokens that a layer of the language "
         "model sees, averaged over layers and scenes. Below the figures: 95% intervals over scenes. "
-        "Differences are in points and paired, question by question; random chooses at the same budget: "
+        "Differences are in points and paired, question by question; both rivals choose at the same budget: "
         "before the language model for an average, in the same layer for a share kept. "
         "Bold differences: the interval excludes 0. Bold names: on the front."
     )

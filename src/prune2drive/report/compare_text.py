@@ -92,7 +92,8 @@ def budget_tables(summary: Summary) -> Iterator[Table]:
     columns: list[Column] = [
         ("Chooses", lambda c: Cell(str(c.get("stage") or NONE))),
         ("Accuracy, %", lambda c: with_half(overall(c))),
-        ("Against random", _against_random),
+        ("Against random", lambda c: _against(c, "random")),
+        ("Against T-FPS", lambda c: _against(c, "tfps")),
         ("Tokens per layer", lambda c: _figure(tokens_of(c), ".1f")),
         *costs,
     ]
@@ -114,7 +115,7 @@ def budget_tables(summary: Summary) -> Iterator[Table]:
 
 def _note(costs: list[Column]) -> str:
     note = (
-        "Against random: paired difference in points with its 95% interval; random selection keeps as many "
+        "Against random, against T-FPS: paired difference in points with its 95% interval; both keep as many "
         "tokens, for a share kept in the same layer. Bold differences: the interval excludes 0. Bold names: "
         "no other contender, at any budget, is as accurate with as few tokens."
     )
@@ -126,8 +127,8 @@ def _note(costs: list[Column]) -> str:
     return note
 
 
-def _against_random(one: Contender) -> Cell:
-    found = change(difference(one, "random"))
+def _against(one: Contender, rival: str) -> Cell:
+    found = change(difference(one, rival))
     return Cell(found.text, f"[{found.small}]" if found.small else "", strong=found.strong)
 
 

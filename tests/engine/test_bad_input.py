@@ -254,7 +254,7 @@ def test_no_record_before_a_call():
 
 def test_rewriting_with_a_layer_stage():
     pruned = p2d.prune(shared_model(LLAVA), method="tfps-layer", retention=RETENTION)
-    with pytest.raises(p2d.PruneError, match=r"before their language model"):
+    with pytest.raises(p2d.PruneError, match=r"inside a language model"):
         pruned.rewrite(**prompt(LLAVA, "one"))
 
 

@@ -42,16 +42,19 @@ def _list() -> None:
     from ..errors import PruneError
     from ..registry import list_methods
 
+    names = list_methods()
+    longest = max(map(len, names))
+
     def row(*cells: str, style: str = "") -> Table:
         line = Table.grid(padding=(0, 1), expand=True)
-        for width in (16, 27, 8, 6):
+        for width in (longest, 27, 8, 6):
             line.add_column(width=width)
         line.add_column(ratio=1)
         line.add_row(*(Text(cell) for cell in cells), style=style)
         return line
 
     blocks: list[Any] = [row("Method", "Chooses", "Question", "Merges", "Needs", style="bold"), ""]
-    for name in list_methods():
+    for name in names:
         try:
             found = describe(name)
         except PruneError as error:  # a broken third-party method must not hide the others

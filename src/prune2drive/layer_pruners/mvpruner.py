@@ -16,7 +16,7 @@ from .checks import check_layer
 
 @dataclass(frozen=True)
 class MVPrunerStage(LayerPruner):
-    """MVPruner stage 2: cameras that the instruction looks at keep more, and of each the tokens looked at.
+    """MVPruner stage 2: cameras the instruction looks at keep more, of each the tokens looked at.
 
     Half-way through the language model, the instruction's attention tells which cameras the question is
     about; they get a larger share of the sample's tokens than the others. Source: MVPruner, ECCV 2026,

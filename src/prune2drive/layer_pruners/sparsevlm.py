@@ -154,7 +154,7 @@ class SparseVLMStage(LayerPruner):
 
 @dataclass(frozen=True)
 class SparseVLM2Stage(LayerPruner):
-    """SparseVLM+, one stage: raters' attention freed of the pull of nearness, from the heads that look.
+    """SparseVLM+, one stage: raters' attention freed of nearness, from the heads that look.
 
     Rotary positions alone make text attend to the visual tokens nearest to it. Dividing the attention by the
     logits that they alone would give counters that pull, and only the heads in which the raters then look

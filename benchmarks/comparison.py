@@ -99,18 +99,32 @@ def readme(summary: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def put(path: Path, name: str, text: str) -> None:
-    """Write ``text`` between the markers ``name`` in a file."""
-    begin, end = f"<!-- {name}: written by a script in benchmarks -->", f"<!-- {name}: end -->"
-    found = path.read_text()
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    if not pattern.search(found):
-        raise SystemExit(f"{path}: no markers {begin!r} ... {end!r}")
+def rounded(value: Any) -> Any:
+    """Plain data with five digits behind the point, which is more than any interval is worth."""
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [rounded(one) for one in value]
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def block(name: str, text: str) -> str:
+    """What stands in a file between the markers of ``name``, markers included."""
+    begin, end = (f"<!-- {name}: {what} -->" for what in ("written by a script in benchmarks", "end"))
     lines = [
         line if line.startswith("|") else textwrap.fill(line, WIDTH) for line in text.strip().splitlines()
     ]
-    written = "\n".join([begin, "", *lines, "", end])
-    write_atomically(path, pattern.sub(lambda _: written, found))
+    return "\n".join([begin, "", *lines, "", end])
+
+
+def put(path: Path, name: str, text: str) -> None:
+    """Write ``text`` between the markers ``name`` in a file."""
+    found, new = path.read_text(), block(name, text)
+    begin, end = new.splitlines()[0], new.splitlines()[-1]
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    if not pattern.search(found):
+        raise SystemExit(f"{path}: no markers {begin!r} ... {end!r}")
+    write_atomically(path, pattern.sub(lambda _: new, found))
 
 
 def main() -> None:
@@ -119,7 +133,8 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, help="of prune2drive compare")
     args = parser.parse_args()
     if args.folder is not None:
-        write_atomically(RESULT, (args.folder / "summary.json").read_text())
+        found = json.loads((args.folder / "summary.json").read_text())
+        write_atomically(RESULT, json.dumps(rounded(found)) + "\n")
     summary = json.loads(RESULT.read_text())
     put(ROOT / "README.md", "comparison", readme(summary))
     put(ROOT / "docs" / "comparison.md", "tables", markdown_tables(summary))

@@ -82,3 +82,20 @@ def test_copies_are_one_centre():
 def test_zero_vectors_are_far_from_everything():
     x = torch.cat([torch.zeros(1, 12), points(3, 0)])
     assert (dbdpc.cosine_distances(x, x)[0] == 1).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_in_turn_is_the_rounds(seed):
+    """The host's pass finds what the rounds find, and gives up exactly where there are more."""
+    points = torch.randn(60, 5, generator=torch.Generator().manual_seed(seed))
+    distance = dbdpc.cosine_distances(points, points)
+    order = dbdpc.density(distance).sort(descending=True, stable=True).indices
+    distance = distance[order][:, order]
+    host = distance.mT.contiguous().numpy()
+    for cutoff in (0.0, 0.05, 0.2, 0.5, 0.9, 1.5, 2.0):
+        rounds = dbdpc.centres(distance, cutoff)
+        number = int(rounds.sum())
+        turn = dbdpc._in_turn(host, cutoff, number)
+        assert turn is not None and torch.equal(turn, rounds)
+        if number > 1:
+            assert dbdpc._in_turn(host, cutoff, number - 1) is None

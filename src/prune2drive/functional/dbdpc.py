@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,21 +64,42 @@ def at_most(distance: Tensor, k: int, steps: int = STEPS) -> tuple[Tensor, float
     """
     if k >= len(distance):
         return torch.ones(len(distance), dtype=torch.bool, device=distance.device), 0.0
+    host = distance.mT.contiguous().numpy() if distance.device.type == "cpu" else None
     low, high = 0.0, 2.0
     best, most, cutoff = centres(distance, high), 1, high
     for _ in range(steps):
         if most == k:
             break
         middle = (low + high) / 2
-        found = centres(distance, middle)
-        number = int(found.sum())
+        found = centres(distance, middle) if host is None else _in_turn(host, middle, k)
+        number = k + 1 if found is None else int(found.sum())
         if number > k:
             low = middle
             continue
         high = middle
-        if number > most:
+        if found is not None and number > most:
             best, most, cutoff = found, number, middle
     return best, cutoff
+
+
+def _in_turn(distance: np.ndarray, cutoff: float, k: int) -> Tensor | None:
+    """`centres` as the pass in order of density itself: bool ``(n,)``, or None beyond ``k`` of them.
+
+    On a host that is k short rows instead of rounds over the whole matrix. ``distance`` is transposed, so
+    that what `centres` reads of a column lies in a row.
+    """
+    free = np.ones(len(distance), dtype=bool)
+    found = np.zeros(len(distance), dtype=bool)
+    limit = np.float32(cutoff)
+    for number in range(k + 1):
+        at = int(free.argmax())
+        if not free[at]:
+            return torch.from_numpy(found)
+        if number == k:
+            return None
+        found[at], free[at] = True, False
+        free[at + 1 :] &= distance[at, at + 1 :] > limit
+    return None
 
 
 def _unit(features: Tensor) -> Tensor:

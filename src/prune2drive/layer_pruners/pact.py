@@ -47,8 +47,8 @@ class PACT(LayerPruner):
 
     Needs: keys and queries of the layer itself, before and after rotary positions.
 
-    Costs: O(n^2 C) for the distances of n candidates, which take 4 n^2 bytes, and some hundred passes over
-    that matrix in the search for the cut-off, with a wait for the device every few of them.
+    Costs: O(n^2 C) for the distances of n candidates, which take 4 n^2 bytes; the search for the cut-off
+    reads k rows of them 16 times on a CPU, and on a GPU some hundred times all, waiting every few times.
 
     Decisions:
 

@@ -53,7 +53,8 @@ class PACT(LayerPruner):
     Decisions:
 
     - The paper's count follows from a fixed cut-off. Here k is met exactly: the cut-off is found by
-      bisection, as the one with the most centres that are not more than k; the places left over go
+      bisection, as one with the most centres that are not more than k (others may have as many, and
+      other ones); the places left over go
       to the candidates of largest e that are no centres, each a cluster of its own that gathers nothing.
     - With a fixed cut-off too few centres are filled up in the same way; of too many the first k in order
       of density stay, and candidates that lose their centre are treated as pruned tokens.

@@ -173,7 +173,8 @@ class SparseVLM2Stage(LayerPruner):
             layer 2.
         scope: "sample" (the paper's): all images of a sample are ranked together; "view": each camera keeps
             its own budget. Raters are the prompt's, so that all views of a sample share them.
-        heads: share of the heads that is asked; 14/32 is the released code's. At least one is.
+        heads: share of the heads that is asked; the released code takes 14, which is 14/32 of a 7B Llama's (a
+            model of 28 heads needs 0.5). At least one is.
 
     Needs: the attention that layer ``layer - 1`` paid from the instruction, the logits that rotary positions
         alone would give there, and what entered the model.

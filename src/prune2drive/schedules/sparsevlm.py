@@ -121,7 +121,8 @@ class SparseVLM2(Schedule):
             32), at the same shares of the model's depth.
         scope: "sample" (the paper's): all images of a sample are ranked together; "view": each camera keeps
             its own budget.
-        heads: share of the heads that is asked; 14/32 is the released code's. At least one is.
+        heads: share of the heads that is asked; the released code takes 14, which is 14/32 of a 7B Llama's (a
+            model of 28 heads needs 0.5). At least one is.
 
     Needs: at every stage, the attention that the layer before paid from the instruction and the logits that
         rotary positions alone would give there; what entered the model.

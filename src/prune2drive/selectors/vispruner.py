@@ -51,7 +51,9 @@ class VisPruner(Selector):
       those that stay are turned round as well. Equally attended tokens begin in sequence order.
     - Of an odd number A gets one more than B; the published code cannot go on from there.
     - A step removes no more than A holds, which matters only when fewer than 16 are left.
-    - Cosines are computed once and looked up in every step, which changes nothing but the time.
+    - Cosines are computed once and looked up in every step, which changes nothing but the time and the last
+      bit. That bit can decide: near-ties of a step change the halves of all later ones, so that in float32
+      two correct implementations may differ in a part of the thinned half.
 
     Raises:
         PruneError: a field is out of its range; in ``select``, a count that does not fit its row.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
@@ -25,19 +25,19 @@ from ..errors import PruneError, did_you_mean
 from ..families import find_family
 from ..families.base import Family, Prompt, bound
 from ..families.remote import RemoteFamily, Wrap
-from ..families.vision import SIGNALS, VISION, encode_with_signals
+from ..families.vision import VISION, encode_with_signals
 from ..layout import Layout, load_layout
 from ..rig import load_rig
 from ..tokens import PositionPolicy, Signal
 from .caches import Shortened, continue_shortened, mark_cache
-from .choose import Sources, padded
 from .clock import Clock
 from .cutter import CutPrompt, Cutter
 from .layers import LayerPruning
 from .lengths import check_layer_stages, implied_mask, prompt_lengths, restore_prompt, setting
 from .record import Record
 from .rewrite import cut_positions, cut_prompt, remap_logits_to_keep
-from .run import Call, Plan, check_text, instruction, make_plan
+from .run import Call, Plan, make_plan
+from .sources import sources_of
 from .stages import USUAL_DEPTH, Method, Retention, resolve_stages
 
 MARK = "_prune2drive"
@@ -355,7 +355,7 @@ class Pruned(AbstractContextManager["Pruned"]):
         # Without a cache, generation drops an all-ones mask, and gaps in the positions would then be read
         # as packed sequences; one masked column keeps the mask.
         lone = generating and setting(inputs, self.model, "use_cache") is False
-        sources = self._sources(needs, out, prompt, ids)
+        sources = sources_of(self.cutter.selector, out, prompt, ids, self.model)
         flat = flat.to(ids.device)
         done = self.cutter(flat, family.images(prompt), mask, visual, lambda: clock.ms, lone, sources)
         full = family.positions(prompt, generating, {**kwargs, "position_ids": inputs.get("position_ids")})
@@ -389,36 +389,6 @@ class Pruned(AbstractContextManager["Pruned"]):
                 self._layers.weighs_before,
             )
         return Prepared(kwargs, plan, shortened, done.record)
-
-    def _sources(self, needs: Collection[Signal], out: Any, prompt: Prompt, ids: Tensor) -> Sources:
-        """What the method before the language model declared, from the encoder's output and the prompt."""
-        per_token: dict[str, Tensor] = {}
-        if wanted := VISION & set(needs):
-            found = getattr(out, SIGNALS, None)
-            given = {
-                Signal.ENCODER: getattr(found, "encoder", None),
-                Signal.SALIENCY: getattr(found, "saliency", None),
-                Signal.VISION_KEYS: getattr(found, "keys", None),
-            }
-            for signal in sorted(wanted):
-                if (tensor := given[signal]) is None:
-                    raise PruneError(
-                        f"{self.cutter.stages[0].method.name} needs {signal} of the vision tower, and "
-                        "mm_encoder_outputs came without: pass pixel_values, or encode with "
-                        "prune2drive.families.vision.encode_with_signals"
-                    )
-                per_token[signal.value] = tensor.to(ids.device)
-            delattr(out, SIGNALS)  # of a copy; nobody behind the choice reads them
-        text = text_mask = None
-        if Signal.TEXT in needs:
-            columns = padded(instruction(prompt)).to(ids.device)
-            check_text(columns, self.cutter.stages[0].method.name)
-            text_mask = columns >= 0
-            words = ids.gather(1, columns.clamp(min=0))
-            with torch.no_grad():
-                text = self.model.get_input_embeddings()(words)
-            text = text.masked_fill(~text_mask[..., None], 0)
-        return Sources(per_token, text, text_mask)
 
     def _host_mask(self, inputs: dict[str, Any], ids: Tensor, generating: bool) -> Tensor:
         """Which tokens are real, as the unpruned call would take it: host bool ``(B, L)``."""

@@ -23,6 +23,7 @@ from ..selectors.base import Selector
 from ..tokens import ImageTokens, Selection, Signals, View, VisualTokens
 from .clock import Clock
 from .pooling import pool, take_apart
+from .sources import Sources, padded
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,24 +87,6 @@ def batch_views(
         }
         signals = Signals(**aligned, text=sources.text, text_mask=sources.text_mask)
     return VisualTokens(gather(rows), names, samples, signals, rig)
-
-
-@dataclass(frozen=True, eq=False)
-class Sources:
-    """What a call has for methods besides features, before it is gathered view by view.
-
-    ``per_token`` name of a signal -> ``(T, ...)``, rows as the features; ``text`` and ``text_mask`` as in
-    `Signals`.
-    """
-
-    per_token: dict[str, Tensor]
-    text: Tensor | None = None
-    text_mask: Tensor | None = None
-
-
-def padded(rows: Sequence[Tensor]) -> Tensor:
-    """Stack int64 vectors of different length, -1 at the end of the short ones."""
-    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=-1)
 
 
 def select(

@@ -15,9 +15,10 @@ from ..layout import Layout
 from ..rig import Rig
 from ..selectors.base import Selector
 from ..tokens import ImageTokens, View
-from .choose import Cut, Sources, allocate, assign_views, cut_features
+from .choose import Cut, allocate, assign_views, cut_features
 from .record import Record
 from .rewrite import Shortening, is_right_padded, new_lengths, shorten
+from .sources import Sources
 
 
 @dataclass(frozen=True)

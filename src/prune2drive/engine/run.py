@@ -21,10 +21,10 @@ from ..rig import Rig
 from ..tokens import View
 from .attention import Seen
 from .bias import Rope
-from .choose import padded
 from .cutter import CutPrompt
 from .record import Record
 from .rewrite import is_right_padded
+from .sources import instruction, padded
 
 
 @dataclass(eq=False)
@@ -248,23 +248,6 @@ def make_plan(
         sizes,
         cut,
     )
-
-
-def instruction(prompt: Prompt) -> list[Tensor]:
-    """Columns of each row's instruction: the text behind its last visual token, or all of it."""
-    out = []
-    for mask, visual in zip(prompt.mask, prompt.visual, strict=True):
-        text = (mask & ~visual).nonzero().flatten()
-        seen = visual.nonzero().flatten()
-        behind = text[text > seen[-1]] if len(seen) else text
-        out.append(behind if len(behind) else text)
-    return out
-
-
-def check_text(columns: Tensor, method: str) -> None:
-    """Refuse prompts without any text for a method that reads it: ``columns`` as ``Plan.instruction``."""
-    if columns.shape[1] == 0:
-        raise PruneError(f"{method} reads the prompt's text, and there is none; use a method of features")
 
 
 def sample_rows(views: Sequence[Sequence[View]], device: torch.device) -> Tensor:

@@ -19,7 +19,8 @@ from ..layer_pruners.base import LayerPruner
 from ..tokens import READS_QUESTION, Signal, Signals
 from .attention import Seen, attention_rows, rope_rows
 from .bias import Rope
-from .run import Plan, Run, check_text, places, sample_rows
+from .run import Plan, Run, places, sample_rows
+from .sources import check_text
 
 BEFORE = frozenset({Signal.ATTENTION, Signal.LAST_ATTENTION, Signal.KEYS, Signal.ROPE})
 """Signals of the layer before the stage's."""

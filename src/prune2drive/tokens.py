@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -210,6 +210,13 @@ class Signals:
     norm: Callable[[Tensor], Tensor] | None = None
     memory: dict[str, Any] = field(default_factory=dict)
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Signals:
+        """The same with every tensor per visual token changed alike."""
+        changed: dict[str, Any] = {
+            name: change(tensor) for name in self.PER_TOKEN if (tensor := getattr(self, name)) is not None
+        }
+        return replace(self, **changed)
+
     PER_TOKEN: ClassVar[tuple[str, ...]] = (
         "encoder",
         "saliency",
@@ -248,6 +255,14 @@ class VisualTokens:
     @property
     def lengths(self) -> list[int]:
         return [len(view) for view in self.views]
+
+    @property
+    def by_sample(self) -> dict[int, list[int]]:
+        """The rows of each sample, both in the order of the batch."""
+        groups: dict[int, list[int]] = {}
+        for row, sample in enumerate(self.samples):
+            groups.setdefault(sample, []).append(row)
+        return groups
 
     @property
     def mask(self) -> Tensor | None:

@@ -23,9 +23,8 @@ from ..registry import list_methods, resolve_method
 from ..rig import NUSCENES
 from ..schedules.base import Schedule
 from ..selectors.base import Selector
-from ..tokens import PositionPolicy
+from ..tokens import READS_QUESTION, PositionPolicy
 from ..world.labels import GRID
-from .answering import reads_question
 from .settings import BLIND, GUESS, UNPRUNED, drawn_anew, draws
 
 AVERAGE, KEPT, BOTH = "average", "kept", "both"
@@ -336,11 +335,7 @@ def examine(
 
 def reads(contender: Contender) -> bool:
     """Whether it chooses anew for every question."""
-    if contender.control:
-        return False
-    asked = LayerAveraged(1.0)
-    methods = contender.methods
-    return reads_question(resolve_stages(methods[0] if len(methods) == 1 else methods, asked))
+    return any(stage.needs & READS_QUESTION for stage in contender.stages)
 
 
 def _check(expression: str) -> None:

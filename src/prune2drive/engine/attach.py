@@ -335,7 +335,6 @@ class Pruned(AbstractContextManager["Pruned"]):
         mask = self._host_mask(inputs, host_ids, generating)
         visual = host_ids == family.image_token_id
 
-        needs = self.cutter.selector.needs if self.cutter.selector else frozenset()
         names = family.encoder_names()
         encoder_kwargs = {k: kwargs.pop(k) for k in list(kwargs) if k in names}
         others = dict(kwargs.pop("mm_encoder_outputs", None) or {})
@@ -343,7 +342,9 @@ class Pruned(AbstractContextManager["Pruned"]):
         clock = Clock(ids.device)
         with clock:
             out = (
-                copy.copy(given) if given is not None else encode_with_signals(family, encoder_kwargs, needs)
+                copy.copy(given)
+                if given is not None
+                else encode_with_signals(family, encoder_kwargs, self.needs)
             )
         flat, entries = family.flatten(out.pooler_output)
         if int(visual.sum()) != len(flat):

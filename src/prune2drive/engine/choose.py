@@ -118,15 +118,11 @@ def without_empty(method: Selector | LayerPruner, tokens: VisualTokens, counts: 
     """The choice among the views of which something is to be kept; the others keep nothing."""
     rows = [row for row, k in enumerate(counts) if k]
     at = torch.tensor(rows).to(tokens.features.device)
-    given = tokens.signals
-    aligned: dict[str, Any] = {
-        name: tensor[at] for name in Signals.PER_TOKEN if (tensor := getattr(given, name)) is not None
-    }
     part = VisualTokens(
         tokens.features[at],
         [tokens.views[row] for row in rows],
         [tokens.samples[row] for row in rows],
-        dataclasses.replace(given, **aligned),
+        tokens.signals.mapped(lambda tensor: tensor[at]),
         tokens.rig,
     )
     asked = [counts[row] for row in rows]

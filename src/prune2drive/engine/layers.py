@@ -84,15 +84,14 @@ class LayerPruning:
         self.signals = LayerSignals(family, self.layers, pruners)
         begin = [*self.by_layer, self.signals.first]
         self.first = 0 if self.weighs_before else min(n for n in begin if n is not None)
-        self.biased = calibrated or weighted or any(p.proportional for p in pruners)
-        if self.biased and "flash" in self._attention(0):
+        biased = self.weighs_before or any(p.proportional for p in pruners)
+        if biased and "flash" in self._attention(0):
             what = "positions='calibrate'" if calibrated else "a method that gives merged tokens weight"
             raise PruneError(
                 f"{what} adds to attention logits, which {self._attention(0)} cannot; "
                 "load the model with attn_implementation='sdpa'"
             )
         self.call: Call | None = None
-        self.run: Run | None = None
         self._handles: list[Any] = []
         self._deepstack: Any = None
 
@@ -115,7 +114,12 @@ class LayerPruning:
         if self._deepstack is not None:
             del self.stack._deepstack_process
             self._deepstack = None
-        self.call = self.run = None
+        self.call = None
+
+    @property
+    def run(self) -> Run | None:
+        """The prefill that is going on."""
+        return self.signals.current
 
     @contextmanager
     def bystander(self, inputs: dict[str, Any]) -> Iterator[None]:
@@ -133,10 +137,9 @@ class LayerPruning:
 
     def forget_run(self) -> None:
         """Let go of a prefill, also of one that did not reach its last layer."""
-        for run in (self.run, self.signals.current):
-            if run is not None:
-                run.forget_prefill()
-        self.run = self.signals.current = None
+        if self.run is not None:
+            self.run.forget_prefill()
+        self.signals.current = None
 
     # -- hooks ----------------------------------------------------------------------------------
 
@@ -171,8 +174,7 @@ class LayerPruning:
         return hook
 
     def _leave(self, layer: nn.Module, args: Any, output: Any) -> Any:
-        run, call, self.run = self.run, self.call, None
-        self.signals.current = None
+        run, call, self.signals.current = self.run, self.call, None
         hidden = output[0] if isinstance(output, tuple) else output
         if run is None or call is None:
             return None
@@ -212,8 +214,7 @@ class LayerPruning:
     def _prefill(self, number: int, hidden: Tensor, cache: Any, kwargs: dict[str, Any]) -> Tensor:
         assert self.call is not None
         if number == self.first:
-            self.run = start(self.call.plan, hidden, self.calibrated)
-            self.signals.current = self.run
+            self.signals.current = start(self.call.plan, hidden, self.calibrated)
             if cache is not None:
                 setattr(cache, STATE, self.run)
         run = self.run

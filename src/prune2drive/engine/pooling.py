@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..tokens import Selection, Signals, View, VisualTokens
+from ..tokens import Selection, View, VisualTokens
 
 ALL = "*"
 """Name of the row that holds every view of a sample."""
@@ -31,9 +29,7 @@ class Pool:
 
 def pool(tokens: VisualTokens, counts: Sequence[int]) -> tuple[VisualTokens, list[int], Pool]:
     """One row per sample instead of one per view, and each sample's total."""
-    groups: dict[int, list[int]] = {}
-    for number, sample in enumerate(tokens.samples):
-        groups.setdefault(sample, []).append(number)
+    groups = tokens.by_sample
     lengths, device = tokens.lengths, tokens.features.device
     rows = [torch.cat([torch.full((lengths[v],), v) for v in group]) for group in groups.values()]
     places = [torch.cat([torch.arange(lengths[v]) for v in group]) for group in groups.values()]
@@ -48,11 +44,7 @@ def pool(tokens: VisualTokens, counts: Sequence[int]) -> tuple[VisualTokens, lis
         out = tensor[row, index]
         return out if whole else out.masked_fill(~real.reshape(*real.shape, *[1] * (out.dim() - 2)), 0)
 
-    given = tokens.signals
-    aligned: dict[str, Any] = {
-        name: gather(tensor) for name in Signals.PER_TOKEN if (tensor := getattr(given, name)) is not None
-    }
-    signals = dataclasses.replace(given, **aligned)
+    signals = tokens.signals.mapped(gather)
     views = [join([tokens.views[v] for v in group]) for group in groups.values()]
     totals = [sum(counts[v] for v in group) for group in groups.values()]
     pooled = VisualTokens(gather(tokens.features), views, list(groups), signals, tokens.rig)

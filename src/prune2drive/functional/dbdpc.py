@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import distances
-from .products import dots
+from .products import dots, unit
 
 STEPS = 16
 """Halvings of [0, 2] in the search for a cut-off: the last interval is 3e-5 wide, finer than it matters."""
@@ -20,7 +20,7 @@ def cosine_distances(left: Tensor, right: Tensor) -> Tensor:
 
     A zero vector has distance 1 from everything.
     """
-    cosine = dots(_unit(left)[None], _unit(right)[None])[0]
+    cosine = dots(unit(left)[None], unit(right)[None])[0]
     return torch.threshold_(cosine.neg_().add_(1.0), distances.SNAP, 0.0)
 
 
@@ -100,9 +100,3 @@ def _in_turn(distance: np.ndarray, cutoff: float, k: int) -> Tensor | None:
         found[at], free[at] = True, False
         free[at + 1 :] &= distance[at, at + 1 :] > limit
     return None
-
-
-def _unit(features: Tensor) -> Tensor:
-    wide = features.float()
-    squares = wide.square().sum(-1, keepdim=True)
-    return wide * torch.where(squares > 0, squares.rsqrt(), 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .products import dots
+from .products import dots, unit
 
 MODES = ("sum", "mean", "add-mean")
 
@@ -25,11 +25,9 @@ def nearest(features: Tensor, kept: Tensor, targets: Tensor | None = None) -> Te
     targets = there if targets is None else targets & there
     if not kept.shape[1]:
         return kept.new_full(features.shape[:2], -1)
-    wide = features.float()
-    squares = wide.square().sum(-1, keepdim=True)
-    unit = wide * torch.where(squares > 0, squares.rsqrt(), 0.0)
-    to = unit.gather(1, kept.clamp(min=0)[..., None].expand(-1, -1, unit.shape[-1]))
-    cosine = dots(unit, to).masked_fill(~targets[:, None, :], -torch.inf)
+    rows = unit(features)
+    to = rows.gather(1, kept.clamp(min=0)[..., None].expand(-1, -1, rows.shape[-1]))
+    cosine = dots(rows, to).masked_fill(~targets[:, None, :], -torch.inf)
     return cosine.argmax(-1).masked_fill(~targets.any(-1)[:, None], -1)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import PruneError
 from . import distances
+from .ranking import slots
 
 
 def checked(who: str, counts: Sequence[int], lengths: Sequence[int]) -> list[int]:
@@ -34,8 +35,7 @@ def per_row(k: int | Sequence[int], rows: int) -> list[int]:
 
 def cut(order: Tensor, counts: Sequence[int]) -> Tensor:
     """Keep the first ``counts[v]`` picks of each row of ``order`` ``(V, K)``; -1 beyond."""
-    wanted = torch.tensor(list(counts)).to(order.device, non_blocking=True)
-    return order.masked_fill(torch.arange(order.shape[1], device=order.device) >= wanted[:, None], -1)
+    return order.masked_fill(~slots(counts, order.device, order.shape[1]), -1)
 
 
 def in_blocks(choose: Callable[[slice], Tensor], counts: Sequence[int], row_bytes: int) -> Tensor:

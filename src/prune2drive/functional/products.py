@@ -32,6 +32,13 @@ def squares(features: Tensor) -> Tensor:
     return features.to(torch.promote_types(features.dtype, torch.float32)).square().sum(-1)
 
 
+def unit(features: Tensor) -> Tensor:
+    """Rows brought to length 1, float32; a zero row stays zero."""
+    wide = features.float()
+    lengths = wide.square().sum(-1, keepdim=True)
+    return wide * torch.where(lengths > 0, lengths.rsqrt(), 0.0)
+
+
 def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Inside, products run in their operands' dtype."""
     if not torch.amp.is_autocast_available(device.type):

@@ -10,8 +10,7 @@ from ..functional.merging import merge, sizes
 from ..functional.reconstruction import reconstruct
 from ..tokens import Selection, VisualTokens
 from .base import LayerPruner
-from .checks import check_choice, check_layer
-from .fields import check_count, check_positive
+from .checks import check_choice, check_count, check_layer, check_positive
 
 STARTS = ("isolated", "center")
 

@@ -36,6 +36,6 @@ class LayerPruner(ABC):
 
         Args:
             tokens: hidden states ``(V, N, D)`` entering the layer, for the tokens still there.
-            counts: one integer per row, ``1 <= counts[v] <= len(tokens.views[v])`` (0 for a view that
-                an earlier stage emptied).
+            counts: one integer per row, ``1 <= counts[v] <= len(tokens.views[v])``. Views that an earlier
+                stage emptied are left out.
         """

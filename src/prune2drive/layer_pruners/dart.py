@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..functional import ranking
+from ..functional.products import unit
 from ..tokens import Selection, Signal, VisualTokens
 from .base import LayerPruner
-from .checks import check_layer, check_scope
-from .fields import check_count
+from .checks import check_count, check_layer, check_scope
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class DART(LayerPruner):
         assert signals.keys is not None and signals.text is not None
         assert signals.text_keys is not None and signals.text_mask is not None
         norm = signals.norm or (lambda x: x)
-        unit, text = _unit(norm(tokens.features)), _unit(norm(signals.text))
+        rays, text = unit(norm(tokens.features)), unit(norm(signals.text))
         strength = signals.keys.float().abs().sum(-1)
         # The number of text pivots decides how many tokens each pivot takes: one question to the device.
         words = signals.text_mask.sum(-1).clamp(max=self.text_pivots).tolist()
@@ -85,33 +85,27 @@ class DART(LayerPruner):
             sample = tokens.samples[row]
             seen = strength[row, :n].sort(descending=True, stable=True).indices[: self.visual_pivots]
             said = spoken[sample, : words[sample]]
-            pivots = torch.cat([unit[row, seen], text[sample, said]])
-            rows.append(torch.cat([seen[:k], _take(unit[row, :n], pivots, seen, k - len(seen))]))
+            pivots = torch.cat([rays[row, seen], text[sample, said]])
+            rows.append(torch.cat([seen[:k], _take(rays[row, :n], pivots, seen, k - len(seen))]))
         return Selection(pad_sequence(rows, batch_first=True, padding_value=-1), list(counts))
 
 
-def _unit(features: Tensor) -> Tensor:
-    wide = features.float()
-    squares = wide.square().sum(-1, keepdim=True)
-    return wide * torch.where(squares > 0, squares.rsqrt(), 0.0)
-
-
-def _take(unit: Tensor, pivots: Tensor, gone: Tensor, k: int) -> Tensor:
+def _take(rays: Tensor, pivots: Tensor, gone: Tensor, k: int) -> Tensor:
     """The ``k`` tokens that the pivots take in turn, each those least similar to it.
 
     Args:
-        unit: unit vectors ``(N, D)``.
+        rays: unit vectors ``(N, D)``.
         pivots: unit vectors ``(P, D)`` in the order in which they choose.
         gone: tokens that cannot be taken.
     """
     if k <= 0:
         return gone[:0]
     picks = []
-    pool = torch.ones(len(unit), dtype=torch.bool, device=unit.device).index_fill(0, gone, False)
+    pool = torch.ones(len(rays), dtype=torch.bool, device=rays.device).index_fill(0, gone, False)
     each, more = divmod(k, len(pivots))
     for number, pivot in enumerate(pivots):
         # A sum per token, no matrix product: copies of a token then tie to the last bit.
-        cosine = (unit * pivot).sum(-1).masked_fill(~pool, torch.inf)
+        cosine = (rays * pivot).sum(-1).masked_fill(~pool, torch.inf)
         took = cosine.sort(stable=True).indices[: each + (number < more)]
         pool = pool.index_fill(0, took, False)
         picks.append(took)

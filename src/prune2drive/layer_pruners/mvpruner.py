@@ -62,11 +62,8 @@ class MVPrunerStage(LayerPruner):
         looks = text_rows.mean_paid(attention, text_rows.of_samples(real, tokens.samples))
         means = looks.double().sum(-1).tolist()  # padding holds zeros
         means = [total / max(n, 1) for total, n in zip(means, tokens.lengths, strict=True)]
-        samples: dict[int, list[int]] = {}
-        for row, sample in enumerate(tokens.samples):
-            samples.setdefault(sample, []).append(row)
         kept = [0] * len(counts)
-        for rows in samples.values():
+        for rows in tokens.by_sample.values():
             lengths = [tokens.lengths[row] for row in rows]
             shares = share_out(sum(counts[row] for row in rows), lengths, [means[row] for row in rows])
             for row, k in zip(rows, shares, strict=True):

@@ -14,8 +14,7 @@ from ..functional import dbdpc
 from ..functional.merging import merge
 from ..tokens import Selection, Signal, VisualTokens
 from .base import LayerPruner
-from .checks import check_layer, check_scope, check_share
-from .fields import check_positive
+from .checks import check_layer, check_positive, check_scope, check_share
 
 
 @dataclass(frozen=True)

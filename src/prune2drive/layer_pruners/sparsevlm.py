@@ -15,8 +15,7 @@ from ..functional.ranking import top
 from ..functional.text_rows import mean_paid, of_samples, raters
 from ..tokens import Selection, Signal, VisualTokens
 from .base import LayerPruner
-from .checks import check_layer, check_scope, check_share
-from .fields import check_count
+from .checks import check_count, check_layer, check_scope, check_share
 
 FLOOR = 0.5
 """The least that a logit of rotary positions counts: attention is divided by it."""

@@ -39,6 +39,6 @@ class Selector(ABC):
 
         Args:
             tokens: features ``(V, N, D)`` of every view of every sample, with their geometry.
-            counts: one integer per row, ``1 <= counts[v] <= len(tokens.views[v])`` (0 for a view that
-                an earlier stage emptied).
+            counts: one integer per row, ``1 <= counts[v] <= len(tokens.views[v])``. Views that an earlier
+                stage emptied are left out.
         """

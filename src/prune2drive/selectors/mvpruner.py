@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,8 +93,7 @@ class MVPrunerSelect(Selector):
     ) -> list[int]:
         """Split the total of every sample over its views by their diversity."""
         lengths, out = tokens.lengths, [0] * len(counts)
-        for sample, group in itertools.groupby(range(len(counts)), key=lambda row: tokens.samples[row]):
-            own = list(group)
+        for sample, own in tokens.by_sample.items():
             rows = [row for row in own if lengths[row]]
             total = sum(counts[row] for row in own)
             there = sum(lengths[row] for row in rows)

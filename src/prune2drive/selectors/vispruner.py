@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import PruneError
 from ..functional import picks
-from ..functional.products import gram
+from ..functional.products import gram, unit
 from ..tokens import Selection, Signal, VisualTokens
 from .base import Selector
 
@@ -101,9 +101,7 @@ def _thin_out(features: Tensor, order: Tensor, wanted: int) -> Tensor:
     left = order.shape[1]
     if wanted in (0, left):
         return order[:, :wanted]
-    wide = features.float()
-    squares = wide.square().sum(-1, keepdim=True)
-    cosine = gram(wide * torch.where(squares > 0, squares.rsqrt(), 0.0))
+    cosine = gram(unit(features))
     views = torch.arange(len(order), device=order.device)[:, None, None]
     while left > wanted:
         even, odd = order[:, ::2], order[:, 1::2]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import allocators, functional, layer_pruners, layout, schedules, search, selectors
     from .allocators import LayerAveraged, Preset, list_presets, load_preset
-    from .engine import Pruned, Record, prune
+    from .engine import Captured, Pruned, Record, capture, prune
     from .errors import PruneError
     from .families import list_families
     from .registry import list_methods, register_method
@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Camera",
+    "Captured",
     "LayerAveraged",
     "PositionPolicy",
     "Preset",
@@ -34,6 +35,7 @@ __all__ = [
     "Record",
     "Rig",
     "allocators",
+    "capture",
     "functional",
     "layer_pruners",
     "layout",
@@ -52,6 +54,7 @@ __all__ = [
 # Loaded when first named: `import prune2drive` costs nothing, so the command line answers at once.
 _HOME = {
     "Camera": "rig",
+    "Captured": "engine",
     "LayerAveraged": "allocators",
     "PositionPolicy": "tokens",
     "Preset": "allocators",
@@ -59,6 +62,7 @@ _HOME = {
     "Pruned": "engine",
     "Record": "engine",
     "Rig": "rig",
+    "capture": "engine",
     "list_families": "families",
     "list_methods": "registry",
     "list_presets": "allocators",

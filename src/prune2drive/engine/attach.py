@@ -12,8 +12,8 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -33,7 +33,7 @@ from .caches import Shortened, continue_shortened, mark_cache
 from .clock import Clock
 from .cutter import CutPrompt, Cutter
 from .layers import LayerPruning
-from .lengths import check_layer_stages, implied_mask, prompt_lengths, restore_prompt, setting
+from .lengths import check_layer_stages, implied_mask, pad_id, prompt_lengths, restore_prompt, setting
 from .record import Record
 from .rewrite import cut_positions, cut_prompt, remap_logits_to_keep
 from .run import Call, Plan, make_plan
@@ -232,6 +232,15 @@ class Pruned(AbstractContextManager["Pruned"]):
         self._record = prepared.record
         return prepared.inputs
 
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """Inside, calls pass through the wrappers as they are: they are parts of a pruned call."""
+        was_busy, self._busy = self._busy, True
+        try:
+            yield
+        finally:
+            self._busy = was_busy
+
     # -- wrappers -------------------------------------------------------------------------------
 
     def _wrap_forward(self, own: Callable[..., Any]) -> Callable[..., Any]:
@@ -363,7 +372,7 @@ class Pruned(AbstractContextManager["Pruned"]):
         following = None
         if done.cut is not None and done.short is not None:
             out = family.hand_over(out, done.cut.kept, done.cut.features, done.cut.per_row)
-            kwargs = cut_prompt(kwargs, done.short, self._pad_id())
+            kwargs = cut_prompt(kwargs, done.short, pad_id(self.model, family.image_token_id))
             kwargs["position_ids"] = cut_positions(full.to(ids.device), done.short, self.positions)
             if isinstance(wanted := kwargs.get("logits_to_keep"), Tensor):
                 kwargs["logits_to_keep"] = remap_logits_to_keep(wanted, done.short, ids.shape[1])
@@ -411,8 +420,3 @@ class Pruned(AbstractContextManager["Pruned"]):
         done = self.cutter(*args, **kwargs)
         self._record = done.record
         return done
-
-    def _pad_id(self) -> int:
-        pad = getattr(getattr(self.model, "generation_config", None), "pad_token_id", None)
-        pad = pad[0] if isinstance(pad, list) else pad
-        return 0 if pad is None or pad == self.family.image_token_id else int(pad)

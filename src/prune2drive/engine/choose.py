@@ -100,16 +100,21 @@ def select(
     """
     tokens = dataclasses.replace(tokens, features=tokens.features.detach())
     check_finite(tokens.features, tokens)
-    clock = clock or Clock(tokens.features.device)
-    with clock, torch.no_grad():
-        if method.scope == "sample":
-            pooled, totals, where = pool(tokens, counts)
-            chosen = method.select(pooled, totals)
-            check_shape(method, chosen, totals)
-            return take_apart(chosen, where)
-        if 0 in counts:  # an earlier stage emptied a view; methods need not know
-            return without_empty(method, tokens, counts)
-        chosen = method.select(tokens, counts)
+    with clock or Clock(tokens.features.device):
+        return choose(method, tokens, counts)
+
+
+@torch.no_grad()
+def choose(method: Selector | LayerPruner, tokens: VisualTokens, counts: Sequence[int]) -> Selection:
+    """As `select`, without a clock and without asking whether the features are finite."""
+    if method.scope == "sample":
+        pooled, totals, where = pool(tokens, counts)
+        chosen = method.select(pooled, totals)
+        check_shape(method, chosen, totals)
+        return take_apart(chosen, where)
+    if 0 in counts:  # an earlier stage emptied a view; methods need not know
+        return without_empty(method, tokens, counts)
+    chosen = method.select(tokens, counts)
     check_shape(method, chosen, counts, tokens)
     return chosen
 
@@ -202,32 +207,75 @@ def cut_features(
 
     ``there`` host bool ``(T,)``: False at tokens that the attention mask hides, which never stay.
     """
-    device = flat.device
-    totals = [sum(image.length for image in row) for row in images]
-    offsets = [sum(totals[:row]) for row in range(len(totals))]
-    rows = [view.index + offsets[row] for row, group in enumerate(views) for view in group]
-    structure = torch.ones(sum(totals), dtype=torch.bool) if there is None else there.clone()
-    for view_rows in rows:
-        structure[view_rows] = False
-    table = padded(rows).to(device, non_blocking=True)
-    clock = Clock(device)
-    chosen = select(selector, batch_views(flat, views, table, sources, rig), counts, clock)
-    counts = chosen.counts
-    valid = padded([torch.ones(k, dtype=torch.long) for k in counts]).to(device, non_blocking=True) > 0
-    picked = table.gather(1, chosen.indices.clamp(min=0))
-    if chosen.features is not None:
-        spare = torch.cat([flat, flat.new_zeros(1, flat.shape[1])])
+    where = Rows.of(images, views, flat.device, there)
+    clock = Clock(flat.device)
+    chosen = select(selector, batch_views(flat, views, where.table, sources, rig), counts, clock)
+    valid = counts_mask(chosen.counts, flat.device)
+    kept, flat = where.keep(flat, chosen, valid)
+    per_row = where.per_row(chosen.counts)
+    return Cut(kept, flat, per_row, list(chosen.counts), chosen.indices, chosen.sizes, lambda: clock.ms)
+
+
+def counts_mask(counts: Sequence[int], device: torch.device) -> Tensor:
+    """Bool ``(V, max counts)``: True at the first ``counts[v]`` places of each row."""
+    return padded([torch.ones(k, dtype=torch.long) for k in counts]).to(device, non_blocking=True) > 0
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Where the views' tokens lie among a call's rows of features, as far as the prompt alone tells.
+
+    ``table`` int64 ``(V, N)``: row of each view's tokens, -1 beyond its end. ``fixed`` bool ``(T,)``: rows
+    that stay whatever is chosen (row ends, separators), and ``fixed_per_sample`` how many.
+    """
+
+    views: Sequence[Sequence[View]]
+    table: Tensor
+    fixed: Tensor
+    fixed_per_sample: Sequence[int]
+
+    @classmethod
+    def of(
+        cls,
+        images: Sequence[Sequence[ImageTokens]],
+        views: Sequence[Sequence[View]],
+        device: torch.device,
+        there: Tensor | None = None,
+    ) -> Rows:
+        """``there`` host bool ``(T,)``: False at rows that the attention mask hides, which never stay."""
+        totals = [sum(image.length for image in row) for row in images]
+        offsets = [sum(totals[:row]) for row in range(len(totals))]
+        rows = [view.index + offsets[row] for row, group in enumerate(views) for view in group]
+        fixed = torch.ones(sum(totals), dtype=torch.bool) if there is None else there.clone()
+        for view_rows in rows:
+            fixed[view_rows] = False
+        per_sample = [int(fixed[at : at + n].sum()) for at, n in zip(offsets, totals, strict=True)]
+        table = padded(rows).to(device, non_blocking=True)
+        return cls(views, table, fixed.to(device, non_blocking=True), per_sample)
+
+    def per_row(self, counts: Sequence[int]) -> list[int]:
+        """Visual tokens each sample keeps if its views keep ``counts``."""
+        by_view = iter(counts)
+        return [
+            fixed + sum(next(by_view) for _ in group)
+            for fixed, group in zip(self.fixed_per_sample, self.views, strict=True)
+        ]
+
+    def keep(self, flat: Tensor, chosen: Selection, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows that stay, int64 ``(K,)`` ascending, and the features with merged rows written in.
+
+        ``valid`` as `counts_mask` makes it. Nothing here waits for the device.
+        """
+        total = sum(self.per_row(chosen.counts))
+        picked = self.table.gather(1, chosen.indices.clamp(min=0))
+        # One row more than there are tokens: picks beyond a view's count land there and are cut off.
         target = torch.where(valid, picked, len(flat)).reshape(-1)
-        merged = with_gradient(chosen.features, flat[table.clamp(min=0)], chosen.indices)
-        merged = merged.reshape(-1, flat.shape[1]).to(flat.dtype)
-        flat = spare.index_copy(0, target, merged)[:-1]
-    # One row more than there are tokens: picks beyond a view's count land there and are cut off.
-    keep = torch.cat([structure, torch.zeros(1, dtype=torch.bool)]).to(device, non_blocking=True)
-    keep[torch.where(valid, picked, len(flat)).reshape(-1)] = True
-    keep = keep[:-1]
-    fixed = [int(structure[at : at + n].sum()) for at, n in zip(offsets, totals, strict=True)]
-    by_row = iter(counts)
-    per_row = [fixed[row] + sum(next(by_row) for _ in group) for row, group in enumerate(views)]
-    # The number of kept rows is known, so a stable sort finds them without asking the device.
-    kept = torch.argsort(~keep, stable=True)[: sum(per_row)]
-    return Cut(kept, flat, per_row, list(counts), chosen.indices, chosen.sizes, lambda: clock.ms)
+        if chosen.features is not None:
+            spare = torch.cat([flat, flat.new_zeros(1, flat.shape[1])])
+            merged = with_gradient(chosen.features, flat[self.table.clamp(min=0)], chosen.indices)
+            merged = merged.reshape(-1, flat.shape[1]).to(flat.dtype)
+            flat = spare.index_copy(0, target, merged)[:-1]
+        keep = torch.cat([self.fixed, self.fixed.new_zeros(1)])
+        keep = keep.index_fill(0, target, True)[:-1]
+        # The number of kept rows is known, so a stable sort finds them without asking the device.
+        return torch.argsort(~keep, stable=True)[:total], flat

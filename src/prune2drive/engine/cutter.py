@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..allocators import Allocator
@@ -17,7 +16,7 @@ from ..selectors.base import Selector
 from ..tokens import ImageTokens, View
 from .choose import Cut, allocate, assign_views, cut_features
 from .record import Record
-from .rewrite import Shortening, is_right_padded, new_lengths, shorten
+from .rewrite import Shortening, is_right_padded, live_columns, new_lengths, shorten
 from .sources import Sources
 
 
@@ -97,7 +96,7 @@ class Cutter:
                     "prune; leave the prune context "
                     "for a blind control, or mask fewer placeholders"
                 )
-        budgets = self._budgets(views)
+        budgets = self.budgets(views)
         before = length = mask.shape[1]
         structure = sum(im.length for row in images for im in row) - sum(len(v) for row in views for v in row)
         cut, short = None, None
@@ -106,9 +105,8 @@ class Cutter:
             length = max(new_lengths(mask, visual, cut.per_row))
             length += int(masked_column and length < before)
             device = flat.device
-            keep = torch.zeros(len(flat), dtype=torch.bool, device=device).index_fill_(0, cut.kept, True)
             places = visual.flatten().nonzero().flatten().to(device, non_blocking=True)
-            live = mask.to(device, non_blocking=True).flatten().index_put((places,), keep).reshape(mask.shape)
+            live = live_columns(mask.to(device, non_blocking=True), places, cut.kept)
             short = shorten(live, length, is_right_padded(mask))
         record = Record(
             " + ".join(repr(s.method) for s in self.stages),
@@ -122,7 +120,7 @@ class Cutter:
             record.add_stage(cut.counts, cut.indices, cut.select_ms, 0)
         return CutPrompt(views, budgets, cut, short, length, record)
 
-    def _budgets(self, views: list[list[View]]) -> list[list[int]]:
+    def budgets(self, views: list[list[View]]) -> list[list[int]]:
         """Tokens each stage keeps of each view, never more than the stage before it left."""
         budgets = [allocate(views, s.allocator, self.rig, s.method.rounding) for s in self.stages]
         names = [view.name for row in views for view in row]

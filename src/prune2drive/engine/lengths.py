@@ -21,6 +21,13 @@ def setting(inputs: dict[str, Any], model: nn.Module, name: str) -> Any:
     return None
 
 
+def pad_id(model: nn.Module, image_token_id: int) -> int:
+    """The id that stands at padding; never the placeholder's, which the model would want to fill."""
+    pad = getattr(getattr(model, "generation_config", None), "pad_token_id", None)
+    pad = pad[0] if isinstance(pad, list) else pad
+    return 0 if pad is None or pad == image_token_id else int(pad)
+
+
 def implied_mask(ids: Tensor, inputs: dict[str, Any], model: nn.Module) -> Tensor:
     """The attention mask that ``generate`` infers when it is given none: host bool ``(B, L)``.
 

@@ -46,6 +46,18 @@ def shorten(live: Tensor, length: int, right_padded: bool) -> Shortening:
     return Shortening(columns, live.gather(1, columns))
 
 
+def live_columns(mask: Tensor, places: Tensor, kept: Tensor) -> Tensor:
+    """Bool ``(B, L)``: tokens that stay.
+
+    Args:
+        mask: bool ``(B, L)``, True at real tokens.
+        places: int64 ``(T,)``: where the placeholders stand in the flattened mask.
+        kept: int64 ``(K,)``: which of the T stay.
+    """
+    stays = torch.zeros(len(places), dtype=torch.bool, device=mask.device).index_fill(0, kept, True)
+    return mask.flatten().index_put((places,), stays).reshape(mask.shape)
+
+
 def is_right_padded(mask: Tensor) -> bool:
     """Whether a host mask ``(B, L)`` pads behind the text. Rows padded on both sides count as left."""
     return bool(mask[:, 0].all()) and not bool(mask[:, -1].all())

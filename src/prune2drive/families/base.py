@@ -55,6 +55,10 @@ class Family(VisionSide):
 
     mrope: ClassVar[bool] = False
     """Position ids have several rows (text, time, height, width)."""
+    scatters: ClassVar[bool] = True
+    """All that the model does with features is to put them in place of the placeholders' embeddings."""
+    constant_outputs: ClassVar[tuple[str, ...]] = ()
+    """Fields of the encoder's output that the model needs besides features, the same for all pictures."""
     first_position: ClassVar[int] = 0
     """Position id of the first token in a bare ``forward``."""
 
@@ -100,6 +104,22 @@ class Family(VisionSide):
     def encode(self, encoder_kwargs: dict[str, Any]) -> Any:
         """Pictures -> the encoder's output object, features in ``pooler_output``."""
         return self.core.get_image_features(**encoder_kwargs, return_dict=True)
+
+    def encode_frozen(self, encoder_kwargs: dict[str, Any]) -> Any:
+        """As `encode`, given `frozen_encoder_kwargs` and pixels."""
+        return self.encode(encoder_kwargs)
+
+    def frozen_encoder_kwargs(self, encoder_kwargs: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        """The encoder's keywords besides pixels, so that a call with them reads nothing back from ``device``.
+
+        Sizes and counts, which towers read number by number, go to the host; families add what a tower would
+        otherwise work out from them.
+        """
+
+        def small(value: Any) -> bool:
+            return isinstance(value, Tensor) and not value.is_floating_point() and value.dim() <= 2
+
+        return {k: v.cpu() if small(v) else v for k, v in encoder_kwargs.items()}
 
     def flatten(self, container: Any) -> tuple[Tensor, list[int]]:
         """Features of all placeholders in order ``(T, D)``, and the rows of each container entry."""

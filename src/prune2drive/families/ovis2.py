@@ -20,6 +20,8 @@ class Ovis2(GroupedFamily):
     """
 
     projector = "vision_tower.head_linear"
+    scatters = False  # indicator tokens have embeddings of their own
+    constant_outputs = ("visual_indicator_features",)
 
     def groups(self, prompt: Prompt, row: int) -> list[list[Run]]:
         """Runs of a sample, grouped by picture."""

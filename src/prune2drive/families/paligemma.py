@@ -12,3 +12,4 @@ class PaliGemma(Family):
     """
 
     first_position = 1
+    scatters = False  # the mask looks both ways over pictures and prefix

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import PruneError
 from ..tokens import Segment
 from .base import Family, Prompt, Size, counted
+from .packed import packed
 
 
 class QwenVL(Family):
@@ -44,6 +45,45 @@ class QwenVL(Family):
         extra |= {"input_ids": prompt.ids, "attention_mask": prompt.mask.long()}
         three = self.core.get_rope_index(**extra)[0]
         return torch.cat([counted(prompt.mask)[None], three])
+
+    def encode_frozen(self, encoder_kwargs: dict[str, Any]) -> Any:
+        # Edges on the host, as `frozen_encoder_kwargs` leaves them, let equal windows run together.
+        with packed(self.core.visual.config):
+            return self.encode(encoder_kwargs)
+
+    def frozen_encoder_kwargs(self, encoder_kwargs: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        out = super().frozen_encoder_kwargs(encoder_kwargs, device)
+        try:
+            from transformers import vision_utils
+        except ImportError:  # an older transformers works all this out itself, on the host
+            return out
+        vision, grid = self.config.vision_config, out["image_grid_thw"]
+        merge = vision.spatial_merge_size
+        out["position_ids"] = vision_utils.get_vision_position_ids(grid, merge).to(device)
+        edges = vision_utils.get_vision_cu_seqlens(grid)
+        # Flash kernels read the edges of pictures on the device, all others split by them on the host.
+        flash = "flash" in (vision._attn_implementation or "")
+        place = device if flash else torch.device("cpu")
+        out["cu_seqlens"] = edges.to(place)
+        if flash:
+            out["max_seqlen"] = int(edges.diff().max())
+        if self.windowed:
+            index, windows = vision_utils.get_vision_window_index(
+                grid, merge, vision.window_size, vision.patch_size
+            )
+            out["window_index"], out["cu_window_seqlens"] = index.to(device), windows.to(place)
+            if flash:
+                out["max_window_seqlen"] = int(windows.diff().max())
+        if (known := getattr(self.core.visual, "interpolation_mode", None)) is not None:
+            indices, weights = vision_utils.get_vision_interpolation_indices_and_weights(
+                grid,
+                self.core.visual.num_grid_per_side,
+                mode=known,
+                align_corners=self.core.visual.interpolation_align_corners,
+                spatial_merge_size=merge,
+            )
+            out["interp_indices"], out["interp_weights"] = indices.to(device), weights.to(device)
+        return out
 
     def remember(self, positions: Tensor | None, mask: Tensor | None) -> None:
         # The model places a lone next token at "tokens so far + rope_deltas".

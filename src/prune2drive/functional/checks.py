@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from ..errors import PruneError, did_you_mean
+from .counts import capturing, on_device
 
 METRICS = ("cosine", "l2", "l1", "nearest")
 STARTS = ("isolated", "random", "center")
 COMPATS = ("released",)
+BACKENDS = ("auto", "torch", "triton")
 SAFE_SQUARES = (2.0**-80, 2.0**80)
 """Squared lengths in between need no rescaling: products and reciprocals stay normal float32 numbers."""
 
@@ -105,7 +107,7 @@ def inspect(
         flat_mask = _broadcast(mask, (*lead, n), "mask", shape).reshape(-1, n)
     first = _first(start, features, views)
     flat = features.detach().reshape(-1, *shape[-2:])
-    check = check and not torch.compiler.is_compiling()
+    check = check and not torch.compiler.is_compiling() and not capturing(features.device)
     return Call(flat, ks, first, metric, flat_mask, generator, compat, check, lead, 0)
 
 
@@ -132,6 +134,8 @@ def _first(start: str | int | Tensor, features: Tensor, views: int) -> str | Ten
 def _counts(k: int | Sequence[int] | Tensor, lead: tuple[int, ...], views: int) -> list[int]:
     if isinstance(k, int) and not isinstance(k, bool):
         return [k] * views
+    if isinstance(k, list | tuple) and lead and len(k) == lead[-1] and all(type(each) is int for each in k):
+        return list(k) * (views // len(k)) if k else []  # without a tensor, which a compiler could not read
     try:
         counts = k if isinstance(k, Tensor) else torch.as_tensor(k)
     except (TypeError, ValueError, RuntimeError):
@@ -166,8 +170,7 @@ def verify(call: Call, squares: Tensor, *, rescale: bool) -> bool:
     questions = [~((scale >= lowest) & (scale <= highest)).all()]
     n = call.features.shape[1]
     if mask is not None:
-        wanted = torch.tensor(call.ks).to(mask.device, non_blocking=True)
-        questions.append((mask.sum(-1) < wanted).any())
+        questions.append((mask.sum(-1) < on_device(call.ks, mask.device)).any())
     if isinstance(call.start, Tensor):
         inside = (call.start >= 0) & (call.start < n)
         if mask is not None:

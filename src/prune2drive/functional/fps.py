@@ -1,17 +1,22 @@
+# ruff: noqa: E501
 """Farthest point sampling of tokens: textbook rule, batched, without host synchronisation."""
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from . import distances
-from .checks import COMPATS, METRICS, STARTS, Call, inspect, verify
-from .products import dots
+from ..errors import PruneError, did_you_mean
+from . import distances, kernels
+from .checks import BACKENDS, COMPATS, METRICS, STARTS, Call, inspect, verify
+from .counts import capturing, on_device
+from .products import dots, squares
 
-__all__ = ["COMPATS", "METRICS", "STARTS", "fps", "released_count"]
+__all__ = ["BACKENDS", "COMPATS", "METRICS", "STARTS", "fps", "released_count"]
 
 Measured = distances.Matrix | distances.Rows
 
@@ -32,6 +37,7 @@ def fps(
     generator: torch.Generator | None = None,
     compat: str | None = None,
     check: bool = True,
+    backend: str = "auto",
 ) -> Tensor:
     """Farthest point sampling: order tokens so that each pick is the farthest from those before it.
 
@@ -60,43 +66,99 @@ def fps(
             dtype, isolated start. In half precision near-parallel tokens tie and the choice differs from
             float32 for about half of the tokens.
         check: validate values (NaN, Inf, too few candidates, ``start``), which waits for the device once per
-            `MATRIX_BYTES` of views, before the first pick; lengths outside float32's comfortable range are
-            rescaled then, too. Skipped inside ``torch.compile``. Shapes are always validated.
+            `MATRIX_BYTES` of views; lengths outside float32's comfortable range are rescaled then, too.
+            Skipped inside ``torch.compile`` and while a CUDA graph is recorded. Shapes are always validated.
+        backend: "torch": the plain version, on any device. "triton": the GPU programs of `functional.kernels`,
+            for CUDA and metrics other than "l1". "auto": the programs where `kernels.kernel_reason` has
+            nothing against them, else the plain version; also after a first launch that failed, with a warning.
 
     Returns:
         int64 ``(..., max k)`` in pick order; rows with a smaller k end in -1.
 
     Raises:
         PruneError: not a float tensor; fewer than two dimensions; ``k`` not an integer, below 1 or above the
-            number of candidates; unknown ``metric``, ``start`` or ``compat``; ``mask`` or ``start`` of the
-            wrong shape or dtype; ``start`` out of range or masked; NaN or Inf (with the first place).
+            number of candidates; unknown ``metric``, ``start``, ``compat`` or ``backend``; ``mask`` or
+            ``start`` of the wrong shape or dtype; ``start`` out of range or masked; NaN or Inf (with the first
+            place); ``backend="triton"`` where it cannot run, with the reason.
 
-    Cost: one symmetric product, ``N^2 D`` multiplications per view, then ``O(k N)``; three kernels per pick
-    and no host synchronisation between picks. Above 8192 tokens a view, ``O(k N D)`` and no matrix. Metric
+    Cost: one symmetric product, ``N^2 D`` multiplications per view, then ``O(k N)``. No host synchronisation
+    between picks. The programs are three launches whatever k: the lower half of the product from half
+    precision on tensor cores; distances, in place; and all picks of a view by one program that keeps the
+    running distances in registers, a chain of ``k`` reads of one row. The plain version multiplies in float32
+    and launches three kernels per pick; above 8192 tokens a view it takes ``O(k N D)`` and no matrix. Metric
     "l1" has no product: each row of distances is computed directly.
+
+    CUDA graphs: both versions may be recorded, with ``k`` host integers, and ``start``, ``mask`` and
+    ``generator`` None or on the device. Call once before recording.
 
     Rounding: rows of different length may be split differently by the BLAS in use, so a view alone and the
     same view padded can differ in the last bit of a distance, which decides only between tokens equally far
-    to float32 accuracy. (On CPU with MKL they agree to the bit.)
+    to float32 accuracy. (On CPU with MKL they agree to the bit.) So it is between the two versions: from
+    float32 features they compute the same product; from half precision the programs sum the same exact
+    products in another order. From there on the arithmetic is the same, step by step, ties included.
 
     Source: Prune2Drive, CVPR 2026, arXiv 2508.13305 (T-FPS); Gonzalez 1985 for the rule itself.
     """
     call = inspect(features, k, start, metric, mask, generator, compat, check)
     lead, ks, n = call.lead, call.ks, features.shape[-2]
     most = max(ks, default=k if isinstance(k, int) else 1)
-    width = max(1, distances.MATRIX_BYTES // (4 * n * n))
-    orders = [_order(call.part(low, low + width), most) for low in range(0, len(ks), width)]
+    in_programs = _takes_programs(backend, call)
+    view_bytes = 4 * n * (kernels.row_length(n) if in_programs else n)
+    width = max(1, distances.MATRIX_BYTES // max(1, view_bytes))
+    parts = [call.part(low, low + width) for low in range(0, len(ks), width)]
+    try:
+        orders = [(_order_in_programs if in_programs else _order)(part, most) for part in parts]
+    except kernels.Failed as failed:
+        if backend == "triton" or capturing(features.device):
+            raise PruneError(f"fps: {failed}. Use backend='torch'.") from failed
+        warnings.warn(f"fps: {failed}. From now on the plain version is used.", RuntimeWarning)
+        orders = [_order(part, most) for part in parts]
     if not orders:
         return features.new_empty((*lead, most), dtype=torch.int64)
     order = torch.cat(orders) if len(orders) > 1 else orders[0]
-    if any(count != most for count in ks):
-        counts = torch.tensor(ks).to(order.device, non_blocking=True)
-        order = order.masked_fill(torch.arange(most, device=order.device) >= counts[:, None], -1)
     return order.reshape(*lead, most)
 
 
+def _takes_programs(backend: str, call: Call) -> bool:
+    if backend not in BACKENDS:
+        raise PruneError(f"fps: unknown backend {backend!r}.{did_you_mean(str(backend), BACKENDS)}")
+    if backend == "torch":
+        return False
+    features = call.features
+    reason = kernels.kernel_reason(
+        features.device,
+        dtype=features.dtype,
+        tokens=features.shape[1],
+        metric=call.metric,
+        compat=call.compat,
+    )
+    if backend == "triton" and reason is not None:
+        raise PruneError(f"fps: backend='triton' cannot run: {reason}. Use backend='auto' or 'torch'.")
+    # On CPU the programs are interpreted, which only a test asks for.
+    return reason is None and (backend == "triton" or features.device.type == "cuda")
+
+
+def _order_in_programs(call: Call, most: int) -> Tensor:
+    """As `_order`, by the GPU programs; values are judged when all is queued."""
+    features, mask, start = call.features, call.mask, call.start
+    if start == "isolated":
+        first = None
+    elif isinstance(start, Tensor):
+        first = start
+    elif start == "random":
+        first = _random(call)
+        call = dataclasses.replace(call, start=first)  # drawn once, also for the plain version
+    else:
+        first = _center(features.float(), squares(features), call.metric, mask)
+    counts = on_device(call.ks, features.device)
+    order, lengths = kernels.run(features, counts, first, mask, call.metric, most)
+    if call.check and verify(call, lengths, rescale=True):
+        return _order(call, most)
+    return order
+
+
 def _order(call: Call, most: int) -> Tensor:
-    """The first ``most`` picks of every view, (V, most)."""
+    """The first picks of every view, (V, most), -1 beyond its count, by the plain version."""
     features, mask = call.features, call.mask
     if call.compat == "released":
         rows: Measured = distances.measure_as_released(features)
@@ -121,7 +183,11 @@ def _order(call: Call, most: int) -> Tensor:
         pick = _center(features, rows.squares, call.metric, mask)
     rows.close()
     choose = _closest if call.metric == "nearest" else _farthest
-    return choose(rows, pick, most, mask)
+    order = choose(rows, pick, most, mask)
+    if any(count != most for count in call.ks):
+        counts = on_device(call.ks, order.device)
+        order = order.masked_fill(torch.arange(most, device=order.device) >= counts[:, None], -1)
+    return order
 
 
 def _farthest(rows: Measured, pick: Tensor, most: int, mask: Tensor | None) -> Tensor:

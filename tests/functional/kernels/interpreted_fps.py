@@ -1,6 +1,8 @@
 # ruff: noqa: E501
 """`fps` with ``backend="triton"`` in Triton's interpreter: run by `test_fps_interpreted`, in its own process."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -64,7 +66,7 @@ def assert_exact(order, x, metric, mask=None, first=None):
     else:
         assert picked[0] == first
     near, left = np.full(len(d), np.inf), there.copy()
-    for previous, pick in zip(picked, picked[1:], strict=False):
+    for previous, pick in itertools.pairwise(picked):
         left[previous] = False
         near = np.minimum(near, d[previous])
         if metric == "nearest":

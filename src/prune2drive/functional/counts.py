@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """Host integers as device tensors, also while a CUDA graph is recorded, where nothing may be uploaded."""
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ def capturing(device: torch.device) -> bool:
 
 
 def on_device(counts: Sequence[int], device: torch.device) -> Tensor:
-    """int64 ``(V,)`` on ``device``, only to be read. Equal counts, or ones asked for before, upload nothing."""
+    """int64 ``(V,)`` on ``device``, only to be read. Equal counts, or a list asked for before: no upload."""
     if len(set(counts)) <= 1:
         return torch.full((len(counts),), counts[0] if counts else 0, dtype=torch.int64, device=device)
-    if torch.compiler.is_compiling() or device.type != "cuda":
+    if torch.compiler.is_compiling() or device.type == "cpu":
         return torch.tensor(counts).to(device)
     key = tuple(counts), device
     if key not in _kept:

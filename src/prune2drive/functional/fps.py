@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """Farthest point sampling of tokens: textbook rule, batched, without host synchronisation."""
 
 from __future__ import annotations
@@ -68,9 +67,10 @@ def fps(
         check: validate values (NaN, Inf, too few candidates, ``start``), which waits for the device once per
             `MATRIX_BYTES` of views; lengths outside float32's comfortable range are rescaled then, too.
             Skipped inside ``torch.compile`` and while a CUDA graph is recorded. Shapes are always validated.
-        backend: "torch": the plain version, on any device. "triton": the GPU programs of `functional.kernels`,
-            for CUDA and metrics other than "l1". "auto": the programs where `kernels.kernel_reason` has
-            nothing against them, else the plain version; also after a first launch that failed, with a warning.
+        backend: "torch": the plain version, on any device. "triton": the GPU programs of
+            `functional.kernels`, for CUDA and metrics other than "l1". "auto": the programs where
+            `kernels.kernel_reason` has nothing against them, else the plain version; so, with a warning,
+            once a launch has failed.
 
     Returns:
         int64 ``(..., max k)`` in pick order; rows with a smaller k end in -1.
@@ -78,8 +78,8 @@ def fps(
     Raises:
         PruneError: not a float tensor; fewer than two dimensions; ``k`` not an integer, below 1 or above the
             number of candidates; unknown ``metric``, ``start``, ``compat`` or ``backend``; ``mask`` or
-            ``start`` of the wrong shape or dtype; ``start`` out of range or masked; NaN or Inf (with the first
-            place); ``backend="triton"`` where it cannot run, with the reason.
+            ``start`` of the wrong shape or dtype; ``start`` out of range or masked; NaN or Inf (with the
+            first place); ``backend="triton"`` where it cannot run (with the reason).
 
     Cost: one symmetric product, ``N^2 D`` multiplications per view, then ``O(k N)``. No host synchronisation
     between picks. The programs are three launches whatever k: the lower half of the product from half

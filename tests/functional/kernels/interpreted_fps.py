@@ -1,5 +1,4 @@
-# ruff: noqa: E501
-"""`fps` with ``backend="triton"`` in Triton's interpreter: run by `test_fps_interpreted`, in its own process."""
+"""`fps` with ``backend="triton"`` in Triton's interpreter. `test_fps_interpreted` runs it in a process."""
 
 import itertools
 
@@ -79,8 +78,11 @@ def assert_exact(order, x, metric, mask=None, first=None):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("start", ["isolated", "center", "random", 3])
+@pytest.mark.parametrize(
+    ("metric", "start"),
+    [("cosine", start) for start in ("isolated", "center", "random", 3)]
+    + [("l2", "isolated"), ("l2", "center"), ("nearest", "isolated"), ("nearest", 3)],
+)
 def test_picks_are_those_of_the_plain_version(dtype, metric, start):
     """Masked NaN, ragged counts, several views, more than one tile, lengths that divide nothing."""
     for views, n, channels in ((3, 37, 50), (2, 80, 64)):
@@ -123,7 +125,7 @@ def test_integers_fall_exactly_as_they_should():
             assert got[view].tolist() == picks
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("metric", METRICS)
 def test_copies_clusters_and_zero_vectors(dtype, metric):
     copies = randn(3, 33).to(dtype).repeat(4, 1)
@@ -154,10 +156,11 @@ def test_every_length_and_every_count(n, channels):
         assert torch.equal(fps(x, k, backend="triton"), whole[:, :k])
 
 
-def test_long_views():
-    """Past 1024 tokens, where a row takes several warps on a GPU."""
-    x = randn(1, 1030, 8).half()
-    mask = torch.rand(1, 1030, generator=torch.Generator().manual_seed(1)) < 0.9
+def test_long_views(monkeypatch):
+    """Past 1024 tokens, where a row takes several warps on a GPU; and more rows at once than usual."""
+    monkeypatch.setattr(launch, "ELEMENTS_PER_THREAD", 128)
+    x = randn(1, 1026, 8).half()
+    mask = torch.rand(1, 1026, generator=torch.Generator().manual_seed(1)) < 0.9
     mask[0, 7] = True
     assert torch.equal(*both(x, 12, mask=mask, start=7))
 
@@ -189,8 +192,9 @@ def symmetric(x, gram):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("gram", kernels.GRAM_LAUNCHES)
+@pytest.mark.parametrize("gram", kernels.GRAM_LAUNCHES[:2])
 def test_the_product_is_exact_to_rounding_and_symmetric(dtype, gram):
+    """Several tiles, several chunks, and channels that no step divides."""
     x = randn(2, 140, 1100).to(dtype)
     dots, squares = symmetric(x, gram)
     exact = x.double() @ x.double().mT
@@ -226,8 +230,8 @@ def test_bad_values_are_named_as_by_the_plain_version(dtype):
         fps(y, 2, mask=torch.arange(8) < 1, backend="triton")
 
 
-@pytest.mark.parametrize("start", ["isolated", "center", "random", 2])
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("start", ["isolated", "center", "random"])
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_lengths_beyond_float32_are_rescaled(metric, start):
     x = randn(2, 12, 8)
     for scale in (2.0**-100, 2.0**100):
@@ -344,8 +348,9 @@ def test_shapes_without_values(arguments):
         assert have.stride() == want.stride()
 
 
-@pytest.mark.parametrize("start", ["isolated", "center", 3])
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("metric", "start"), [("cosine", "isolated"), ("cosine", "center"), ("l2", 3), ("nearest", "isolated")]
+)
 def test_compiles_as_one_graph(metric, start):
     torch._dynamo.reset()
     x = randn(2, 70, 8).bfloat16()

@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """How the GPU programs are laid out and launched: tiles, warps, grids, memory."""
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ MOST_TOKENS = 8192
 ROW_ALIGN = 32
 """Rows of the matrix start at multiples of 128 bytes, so that a thread moves four numbers at once."""
 ELEMENTS_PER_THREAD = 16
-"""Distances a thread of `measure` works on: 54 to 102 registers, so that 5 to 8 blocks of 4 warps share an SM."""
+"""Distances a thread of `measure` works on: 50 to 100 registers, so that several programs share an SM."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,9 @@ class GramLaunch:
 
 LARGE = GramLaunch(tile=128, depth=64, chunk=1024, warps=8, stages=4)
 """For Hopper and a filled GPU: two warp groups, each 64 x 128 by wgmma, 128 KiB of shared memory, 255
-registers without a spill (128 results and as many partial sums stay in them); one program per SM. Six views of
-729 tokens make 126 programs: one wave of an H100's 132 SMs. A 128 x 256 tile would halve a third of the reads
-but make only 72 programs; with 4 warps the sums spill."""
+registers without a spill (64 sums and 64 sums of a chunk a thread); one program per SM. Six views of 729
+tokens make 126 programs: one wave of an H100's 132 SMs. A 256 x 128 tile would read a quarter less but make
+only 72 programs; with 4 warps the sums spill."""
 SMALL = GramLaunch(tile=64, depth=64, chunk=1024, warps=4, stages=4)
 """For few or short views, and before Hopper, where the large tile's operands go through registers and spill.
 64 KiB: three programs per SM, four times as many programs."""
@@ -71,15 +70,20 @@ def plan(views: int, tokens: int, *, large: bool = True) -> Launch:
     """The layout for (views, tokens); ``large``: whether the GPU takes the large tile.
 
     The product: large tiles where they give at least half of 132 SMs something to do. Picks are a chain of
-    dependent steps, one after the other, so latency counts, not throughput. Loop of one step for 1024 places
-    on sm_90, from the compiled code (Triton 3.6), in cycles at an L2 latency of some 300:
+    dependent steps, so latency counts, not throughput. One step for 1024 places on sm_90, from the compiled
+    code, in cycles, if a row comes from L2 after 300:
 
-        1 warp: 185 instructions, two warp reductions, no barrier; 32 places a thread: some 650
-        2 warps: 130 instructions a warp, two exchanges through shared memory, 6 barriers: some 850
-        4 warps: 89, as above: some 900     8 warps: 64, as above: some 900
+        1 warp: 181 instructions, 2 reductions in the warp, no barrier: some 690
+        2 warps: 119 each (Triton 3.9: 111), 6 (4) barriers, 4 (2) trips to shared memory: some 850 (750)
+        4 warps: 83 (71), as above: some 880 (700)     8 warps: 64 (48), as above: some 850 (680)
 
-    One warp issues each of its instructions itself, half of them in two cycles, so from 2048 places on four
-    warps, one for each scheduler of the SM, pay for their barriers; 8192 places need sixteen for registers.
+    One warp issues 160 of its instructions, comparisons and minima, at half rate. From 2048 places on that
+    outweighs the barriers: four warps, one for each scheduler of an SM; at 8192 sixteen, for their registers.
+
+    Expected of an H100 for six views of 729 tokens of 4096 channels, bfloat16, in microseconds, by reckoning
+    and not by measurement: product 45 (226 MB from L2 at 5.5 TB/s take 41, the tensor cores 28 at 600
+    TFLOP/s), distances 6, picks 30 for k = 72 and 145 for k = 364. Bounds from below: tensor cores 17,
+    distances 5, an L2 latency per pick 11 and 56.
     """
     block = _power_of_two(tokens)
     pick_warps = 1 if block <= 1024 else 4 if block <= 4096 else 16
@@ -151,8 +155,8 @@ def order(
             METRIC="l2" if metric == "l2" else "cosine", ISOLATED=isolated, ROWS=rows,
             num_warps=warps, num_stages=1, **shared,
         )  # fmt: skip
-        # Left alone, the compiler saves registers of `picks` for programs that will never share the SM: it asks
-        # for a row bit by bit, up to eight latencies per pick instead of one. An upper limit ends that.
+        # Left alone, the compiler saves registers of `picks` for programs that will never share the SM: it
+        # asks for a row bit by bit, up to eight latencies per pick instead of one. An upper limit ends that.
         programs.picks[(views,)](
             distance, nearest if start is None else start.contiguous(), flags, counts.contiguous(), picked,
             tokens, ld, most, ISOLATED=isolated, CLOSEST=metric == "nearest",

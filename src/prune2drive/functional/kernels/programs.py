@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """The GPU programs of farthest point sampling, in Triton: products, distances, picks.
 
 Only importable where Triton is; `launch` imports this file when it is first needed.
@@ -97,8 +96,9 @@ def _tile(
     right_at = features + right.to(tl.int64)[None, :] * token_stride + inner[:, None]
     total = tl.zeros((TILE, TILE), tl.float32)
     # Tensor cores cut off instead of rounding when they add to the sum, once per 16 channels, which biases
-    # long sums: at 4096 channels by up to 256 units of the last place, averaging to some 1e-5. So the sum of
-    # every CHUNK channels starts from zero and is added in ordinary float32.
+    # long sums. So the sum of every CHUNK channels starts from zero and is added in ordinary float32. By an
+    # emulation for 4096 channels (mean up to three standard deviations) cosines are off by at most 4e-7 with
+    # chunks of 1024, below `SNAP`; by 1.1e-6 in one go; by 1.6e-5 in one chain of float32 multiply-adds.
     for low in range(0, channels, CHUNK):
         part = tl.zeros((TILE, TILE), tl.float32)
         for at in range(low, tl.minimum(low + CHUNK, channels), DEPTH):
@@ -193,8 +193,9 @@ def picks(
 ):
     """All picks of a view by one program: order (V, most) int64, rows with a smaller count end in -1.
 
-    distance (V, N, ld) as `measure` leaves it, and BLOCK more numbers behind it; counts (V,) int64; first: nearest (V, N) float32 if ISOLATED,
-    else the first picks (V,) int64. CLOSEST: the smallest distance wins, not the largest.
+    distance (V, N, ld) as `measure` leaves it, and BLOCK more numbers behind it; counts (V,) int64; first:
+    nearest (V, N) float32 if ISOLATED, else the first picks (V,) int64. CLOSEST: the smallest distance wins,
+    not the largest.
     """
     view = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)

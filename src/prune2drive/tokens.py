@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from .functional.counts import on_device
+
 if TYPE_CHECKING:
     from .rig import Rig
 
@@ -270,8 +272,8 @@ class VisualTokens:
         width = self.features.shape[1]
         if all(n == width for n in self.lengths):
             return None
-        lengths = torch.tensor(self.lengths).to(self.features.device, non_blocking=True)
-        return torch.arange(width, device=self.features.device) < lengths[:, None]
+        device = self.features.device
+        return torch.arange(width, device=device) < on_device(self.lengths, device)[:, None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,7 +45,7 @@ def moved(value: Any) -> Any:
         return {key: moved(each) for key, each in value.items()}
     if dataclasses.is_dataclass(value) and type(value).__module__.startswith("prune2drive.engine"):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        keep = {name: fields.pop(name) for name in ("views", "selector", "rig") if name in fields}
+        keep = {name: fields.pop(name) for name in ("images", "views", "selector", "rig") if name in fields}
         return type(value)(**{name: moved(each) for name, each in fields.items()}, **keep)
     return value
 

@@ -31,11 +31,11 @@ from ..rig import load_rig
 from ..tokens import PositionPolicy, Signal
 from .caches import Shortened, continue_shortened, mark_cache
 from .clock import Clock
-from .cutter import CutPrompt, Cutter
+from .cutter import CutPrompt, Cutter, check_filled
 from .layers import LayerPruning
-from .lengths import check_layer_stages, implied_mask, pad_id, prompt_lengths, restore_prompt, setting
+from .lengths import check_layer_stages, pad_id, prompt_lengths, prompt_mask, restore_prompt, setting
 from .record import Record
-from .rewrite import cut_positions, cut_prompt, remap_logits_to_keep
+from .rewrite import cut_positions, cut_prompt, next_positions, remap_logits_to_keep
 from .run import Call, Plan, make_plan
 from .sources import sources_of
 from .stages import USUAL_DEPTH, Method, Retention, resolve_stages
@@ -84,6 +84,12 @@ def prune(
     return Pruned(model, method, retention, rig=rig, layout=layout, cameras=cameras, positions=positions)
 
 
+def unwrapped(model: nn.Module) -> Any:
+    """The model itself: a PEFT model forwards to the one it holds, whose instance attributes it respects."""
+    unwrap: Any = getattr(model, "get_base_model", None)
+    return unwrap() if unwrap else model
+
+
 @dataclass(eq=False)
 class Prepared:
     """A call's inputs after the cut, and what has to be known while and after it runs."""
@@ -108,9 +114,7 @@ class Pruned(AbstractContextManager["Pruned"]):
         cameras: Sequence[str] | Sequence[Sequence[str]] | None = None,
         positions: PositionPolicy | str | None = None,
     ) -> None:
-        # A PEFT model forwards to the model it holds, whose instance attributes it respects.
-        unwrap: Any = getattr(model, "get_base_model", None)
-        self.model: Any = unwrap() if unwrap else model
+        self.model: Any = unwrapped(model)
         if positions not in (None, *PositionPolicy):
             raise PruneError(
                 "unknown position policy "
@@ -341,7 +345,7 @@ class Pruned(AbstractContextManager["Pruned"]):
         family, ids = self.family, inputs["input_ids"]
         kwargs = dict(inputs)
         host_ids = ids.cpu()
-        mask = self._host_mask(inputs, host_ids, generating)
+        mask = prompt_mask(host_ids, inputs, self.model, generating)
         visual = host_ids == family.image_token_id
 
         names = family.encoder_names()
@@ -356,11 +360,7 @@ class Pruned(AbstractContextManager["Pruned"]):
                 else encode_with_signals(family, encoder_kwargs, self.needs)
             )
         flat, entries = family.flatten(out.pooler_output)
-        if int(visual.sum()) != len(flat):
-            raise PruneError(
-                f"{int(visual.sum())} image placeholders in input_ids, {len(flat)} visual tokens from the "
-                "pictures; pass exactly what the processor returned (was the prompt truncated?)"
-            )
+        check_filled(visual, len(flat))
         prompt = Prompt(host_ids, mask, visual, entries, encoder_kwargs, self.cutter.picture_sizes)
         # Without a cache, generation drops an all-ones mask, and gaps in the positions would then be read
         # as packed sequences; one masked column keeps the mask.
@@ -377,11 +377,8 @@ class Pruned(AbstractContextManager["Pruned"]):
             if isinstance(wanted := kwargs.get("logits_to_keep"), Tensor):
                 kwargs["logits_to_keep"] = remap_logits_to_keep(wanted, done.short, ids.shape[1])
             if not family.mrope:
-                used = kwargs["position_ids"]
-                if self.positions is not PositionPolicy.REINDEX:
-                    # Of the full prompt: its last token may be one of those that were dropped.
-                    used = full.masked_fill(~mask, 0).to(ids.device)
-                following = used.amax(-1) + 1 + (family.first_position if generating else 0)
+                following = next_positions(full, mask, kwargs["position_ids"], self.positions).to(ids.device)
+                following = following + (family.first_position if generating else 0)
         elif family.mrope:
             kwargs["position_ids"] = full.to(ids.device)
         family.remember(kwargs.get("position_ids"), kwargs.get("attention_mask"))
@@ -399,21 +396,6 @@ class Pruned(AbstractContextManager["Pruned"]):
                 self._layers.weighs_before,
             )
         return Prepared(kwargs, plan, shortened, done.record)
-
-    def _host_mask(self, inputs: dict[str, Any], ids: Tensor, generating: bool) -> Tensor:
-        """Which tokens are real, as the unpruned call would take it: host bool ``(B, L)``."""
-        mask = inputs.get("attention_mask")
-        if mask is not None and mask.shape != ids.shape:
-            raise PruneError(
-                f"attention_mask of shape {tuple(mask.shape)} for input_ids "
-                f"of shape {tuple(ids.shape)}: pass "
-                "the processor's, (batch, length)"
-            )
-        if mask is not None:
-            return mask.cpu().bool()
-        if generating:
-            return implied_mask(ids, inputs, self.model)
-        return torch.ones(ids.shape, dtype=torch.bool)
 
     def _cut_remote(self, *args: Any, **kwargs: Any) -> CutPrompt:
         """The cutter for legacy models, which keep their own calling conventions."""

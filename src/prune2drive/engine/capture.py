@@ -8,7 +8,6 @@ changes from call to call is pixels and words.
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -21,7 +20,7 @@ from ..errors import PruneError
 from ..families import find_family
 from ..families.remote import RemoteFamily
 from ..tokens import PositionPolicy
-from .attach import MARK, Pruned
+from .attach import MARK, Pruned, unwrapped
 from .caches import Shortened, mark_cache
 from .clock import Clock
 from .decoding import FixedSteps, GrowingSteps, greedy
@@ -86,13 +85,8 @@ class Captured:
         new_tokens: int = 0,
     ) -> None:
         pruned = target if isinstance(target, Pruned) else None
-        if pruned is not None:
-            self.model: Any = pruned.model
-            found: Any = pruned.remote or pruned.family
-        else:
-            unwrap: Any = getattr(target, "get_base_model", None)
-            self.model = unwrap() if unwrap else target
-            found = find_family(self.model)
+        self.model: Any = pruned.model if pruned else unwrapped(target)  # type: ignore[arg-type]
+        found: Any = pruned.family if pruned else find_family(self.model)
         _check(self.model, found, pruned, inputs)
         self.pruned, self.family = pruned, found
         device = inputs["input_ids"].device
@@ -143,19 +137,16 @@ class Captured:
             self._read = self._stages["prefill"].prepare(*self._cut)
             # The cache as the recording left it: its tensors are the graph's.
             self._cache = self.frozen.cache
-            self._how_to_decode = "plain"
-            if self._fixed is not None and (reason := self._fixed.why_not):
-                self._fixed, self._how_to_decode = None, f"plain: {reason}"
             if self._fixed is not None:
                 first = self._read[0][:, -1:].argmax(-1)
                 position = self.frozen.following(self._cut[2])[:, None]
                 self._fixed.prepare(self._read, self._cut[1], first, position)
-                self._how_to_decode = self._fixed.stage.how
 
     @property
     def stages(self) -> dict[str, str]:
         """How each stage runs: "graph", "plain", or "plain: why it could not be recorded"."""
-        return {name: stage.how for name, stage in self._stages.items()} | {"decode": self._how_to_decode}
+        decode = self._fixed.how if self._fixed is not None else "plain"
+        return {name: stage.how for name, stage in self._stages.items()} | {"decode": decode}
 
     @property
     def kv_bytes(self) -> int:
@@ -241,19 +232,11 @@ class Captured:
         if self.pruned is None or cutting is None:
             return
         at = 3 + len(frozen.per_token)
-        method = " + ".join(repr(stage.method) for stage in self.pruned.cutter.stages)
-        self._record = Record(
-            method,
-            cutting.views,
-            (frozen.ids.shape[1], frozen.length),
-            cutting.structure,
-            functools.partial(getattr, self._clocks["encode"], "ms"),
-            self.pruned.cutter.depth,
+        encoding, choosing = self._clocks["encode"], self._clocks["choose"]
+        self._record = self.pruned.cutter.record(
+            cutting.images, cutting.views, (frozen.ids.shape[1], frozen.length), lambda: encoding.ms
         )
-        clock = self._clocks["choose"]
-        self._record.add_stage(
-            cutting.counts, self._cut[at].clone(), functools.partial(getattr, clock, "ms"), 0
-        )
+        self._record.add_stage(cutting.counts, self._cut[at].clone(), lambda: choosing.ms, 0)
 
     @torch.no_grad()
     def prefill(self) -> None:
@@ -291,7 +274,7 @@ class Captured:
         if not self.frozen.causal and not bool(self.frozen.mask[:, -1].all()):
             raise PruneError("the prompts are padded on the right, so answers cannot follow; pad on the left")
         self._refresh(inputs)
-        fixed = self._fixed if self._fixed is not None and max_new_tokens <= self._fixed.room + 1 else None
+        fixed = self._fixed if self._fixed is not None and self._fixed.serves(max_new_tokens) else None
         if fixed is not None:
             fixed.begin(self._read)
         step = fixed or GrowingSteps(self.frozen, self._own_cache(), self._cut[1])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..allocators import Allocator
 from ..errors import PruneError
+from ..functional.counts import on_device
 from ..layer_pruners.base import LayerPruner
 from ..layout import Layout
 from ..rig import Rig
@@ -218,7 +219,7 @@ def cut_features(
 
 def counts_mask(counts: Sequence[int], device: torch.device) -> Tensor:
     """Bool ``(V, max counts)``: True at the first ``counts[v]`` places of each row."""
-    return padded([torch.ones(k, dtype=torch.long) for k in counts]).to(device, non_blocking=True) > 0
+    return torch.arange(max(counts), device=device) < on_device(counts, device)[:, None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,19 +86,10 @@ class Cutter:
             masked_column: leave one masked column in a batch that would have none.
             sources: what the method before the language model needs besides features.
         """
-        views = assign_views(images, self.layout, self.rig)
         there = mask[visual]
-        if not bool(there.all()):
-            views = unmasked(views, there, [sum(image.length for image in row) for row in images])
-            if not any(views):
-                raise PruneError(
-                    "attention_mask hides every picture, so there is nothing to "
-                    "prune; leave the prune context "
-                    "for a blind control, or mask fewer placeholders"
-                )
+        views = self.views(images, there)
         budgets = self.budgets(views)
         before = length = mask.shape[1]
-        structure = sum(im.length for row in images for im in row) - sum(len(v) for row in views for v in row)
         cut, short = None, None
         if self.selector is not None:
             cut = cut_features(flat, images, views, budgets[0], self.selector, there, sources, self.rig)
@@ -108,17 +99,37 @@ class Cutter:
             places = visual.flatten().nonzero().flatten().to(device, non_blocking=True)
             live = live_columns(mask.to(device, non_blocking=True), places, cut.kept)
             short = shorten(live, length, is_right_padded(mask))
-        record = Record(
-            " + ".join(repr(s.method) for s in self.stages),
-            views,
-            (before, length),
-            structure,
-            encode_ms,
-            self.depth,
-        )
+        record = self.record(images, views, (before, length), encode_ms)
         if cut is not None:
             record.add_stage(cut.counts, cut.indices, cut.select_ms, 0)
         return CutPrompt(views, budgets, cut, short, length, record)
+
+    def views(self, images: Sequence[Sequence[ImageTokens]], there: Tensor) -> list[list[View]]:
+        """The views of each sample, without what the attention mask hides: ``there`` host bool ``(T,)``."""
+        views = assign_views(images, self.layout, self.rig)
+        if bool(there.all()):
+            return views
+        views = unmasked(views, there, [sum(image.length for image in row) for row in images])
+        if not any(views):
+            raise PruneError(
+                "attention_mask hides every picture, so there is nothing to "
+                "prune; leave the prune context "
+                "for a blind control, or mask fewer placeholders"
+            )
+        return views
+
+    def record(
+        self,
+        images: Sequence[Sequence[ImageTokens]],
+        views: list[list[View]],
+        sequence: tuple[int, int],
+        encode_ms: Callable[[], float],
+    ) -> Record:
+        """The account of a call, before any stage is added; ``sequence`` as in `Record`."""
+        method = " + ".join(repr(s.method) for s in self.stages)
+        tokens = sum(image.length for row in images for image in row)
+        structure = tokens - sum(len(view) for row in views for view in row)
+        return Record(method, views, sequence, structure, encode_ms, self.depth)
 
     def budgets(self, views: list[list[View]]) -> list[list[int]]:
         """Tokens each stage keeps of each view, never more than the stage before it left."""
@@ -133,6 +144,15 @@ class Cutter:
                         f"{left}; every retention counts against the original tokens, so it must not grow"
                     )
         return budgets
+
+
+def check_filled(visual: Tensor, rows: int) -> None:
+    """Refuse pictures that do not fill their placeholders: ``visual`` host bool ``(B, L)``."""
+    if int(visual.sum()) != rows:
+        raise PruneError(
+            f"{int(visual.sum())} image placeholders in input_ids, {rows} visual tokens from the "
+            "pictures; pass exactly what the processor returned (was the prompt truncated?)"
+        )
 
 
 def unmasked(views: Sequence[Sequence[View]], there: Tensor, totals: Sequence[int]) -> list[list[View]]:

@@ -80,8 +80,19 @@ class FixedSteps:
         kinds = {type(layer).__name__ for layer in self.cache.layers if type(layer) is not StaticLayer}
         return f"layers keep their keys in {', '.join(sorted(kinds))}" if kinds else None
 
+    @property
+    def how(self) -> str:
+        """How steps run, as `Stage.how`."""
+        return self.stage.how if self.why_not is None else f"plain: {self.why_not}"
+
+    def serves(self, most: int) -> bool:
+        """Whether an answer of ``most`` tokens, the first of them the prefill's, can be had here."""
+        return self.why_not is None and most <= self.room + 1
+
     def prepare(self, read: Tensors, mask: Tensor, token: Tensor, position: Tensor) -> None:
         """Make the cache's tensors from a prefill's ``read`` (logits, then keys and values), and record."""
+        if self.why_not is not None:
+            return
         for layer, keys, values in zip(self.cache.layers, read[1::2], read[2::2], strict=True):
             layer.lazy_initialization(keys, values)
         self.begin(read)

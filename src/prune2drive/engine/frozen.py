@@ -23,18 +23,25 @@ from ..errors import PruneError
 from ..families.base import Family, Prompt
 from ..rig import Rig
 from ..selectors.base import Selector
-from ..tokens import PositionPolicy, View
+from ..tokens import ImageTokens, PositionPolicy, View
+from .attach import MARK
 from .caches import Shortened
-from .choose import Rows, assign_views, batch_views, choose, counts_mask
-from .cutter import Cutter, unmasked
-from .lengths import pad_id
-from .rewrite import FILL, Shortening, cut_positions, is_right_padded, live_columns, new_lengths, shorten
+from .choose import Rows, batch_views, choose, counts_mask
+from .cutter import Cutter, check_filled
+from .lengths import pad_id, prompt_mask
+from .rewrite import (
+    FILL,
+    Shortening,
+    cut_positions,
+    is_right_padded,
+    live_columns,
+    new_lengths,
+    next_positions,
+    shorten,
+)
 
 OURS = ("input_ids", "attention_mask", "past_key_values", "use_cache", "logits_to_keep", "labels")
 """Inputs that the stages give themselves."""
-
-ENCODED = "_prune2drive"
-"""Attribute of an encoder's output that a wrapped model takes as already pruned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +50,12 @@ class Cutting:
 
     ``counts`` tokens kept of each view; ``rows`` where the views' tokens are; ``valid`` bool ``(V, K)`` as
     `counts_mask`; ``live`` bool ``(B, L)`` real tokens; ``places`` int64 ``(T,)`` placeholders in the
-    flattened prompt; ``structure`` visual tokens in no view.
+    flattened prompt.
     """
 
     selector: Selector
     rig: Rig | None
+    images: list[list[ImageTokens]]
     views: list[list[View]]
     counts: list[int]
     rows: Rows
@@ -55,21 +63,18 @@ class Cutting:
     live: Tensor
     places: Tensor
     right_padded: bool
-    structure: int
 
     @classmethod
     def of(cls, cutter: Cutter, family: Family, prompt: Prompt, device: torch.device) -> Cutting:
         assert cutter.selector is not None
         images = family.images(prompt)
-        views = assign_views(images, cutter.layout, cutter.rig)
         there = prompt.mask[prompt.visual]
-        totals = [sum(image.length for image in row) for row in images]
-        if not bool(there.all()):
-            views = unmasked(views, there, totals)
+        views = cutter.views(images, there)
         counts = cutter.budgets(views)[0]
         return cls(
             cutter.selector,
             cutter.rig,
+            images,
             views,
             counts,
             Rows.of(images, views, device, there),
@@ -77,7 +82,6 @@ class Cutting:
             prompt.mask.to(device),
             prompt.visual.flatten().nonzero().flatten().to(device),
             is_right_padded(prompt.mask),
-            sum(totals) - sum(len(view) for row in views for view in row),
         )
 
 
@@ -104,8 +108,7 @@ class Frozen:
         self.family, self.model, self.policy = family, family.model, positions
         self.device = inputs["input_ids"].device
         self.ids = inputs["input_ids"].cpu()
-        given = inputs.get("attention_mask")
-        self.mask = torch.ones(self.ids.shape, dtype=torch.bool) if given is None else given.cpu().bool()
+        self.mask = prompt_mask(self.ids, dict(inputs), self.model, generating=False)
         self.visual = self.ids == family.image_token_id
 
         known = family.encoder_names()
@@ -119,8 +122,9 @@ class Frozen:
         self.rest = {k: v for k, v in rest.items() if k not in FILL}
 
         # One example is encoded: how many tokens a picture has is the model's to say.
-        out = family.encode_frozen({**self.encoder, **{k: encoder[k] for k in self.names}})
-        entries = self._entries(out)
+        out = self._tower(*(encoder[k] for k in self.names))
+        flat, entries = family.flatten(out.pooler_output)
+        check_filled(self.visual, len(flat))
         sizes = cutter.picture_sizes if cutter else lambda row, n: [None] * n
         prompt = Prompt(self.ids, self.mask, self.visual, entries, encoder, sizes)
         self.shell = self._shell(out)
@@ -137,14 +141,9 @@ class Frozen:
         self.full_mask = self.mask.long().to(self.device)
         self.kept_rows = torch.arange(sum(self.per_row), device=self.device)
 
-    def _entries(self, out: Any) -> list[int]:
-        flat, entries = self.family.flatten(out.pooler_output)
-        if int(self.visual.sum()) != len(flat):
-            raise PruneError(
-                f"{int(self.visual.sum())} image placeholders in input_ids, {len(flat)} visual tokens from "
-                "the pictures; pass exactly what the processor returned (was the prompt truncated?)"
-            )
-        return entries
+    def _tower(self, *pixels: Tensor) -> Any:
+        """The encoder's output object for the pixels, in the order of ``names``."""
+        return self.family.encode_frozen({**self.encoder, **dict(zip(self.names, pixels, strict=True))})
 
     def _shell(self, out: Any) -> Any:
         """The output object the model will be handed, without the features: those come with each call."""
@@ -162,7 +161,7 @@ class Frozen:
 
     def encode(self, *pixels: Tensor) -> tuple[Tensor, ...]:
         """Features of all placeholders ``(T, D)``, and one more tensor for each deepstack plane."""
-        out = self.family.encode_frozen({**self.encoder, **dict(zip(self.names, pixels, strict=True))})
+        out = self._tower(*pixels)
         planes = getattr(out, "deepstack_features", None) or ()
         return tuple(self.family.flatten(each)[0].to(self.device) for each in (out.pooler_output, *planes))
 
@@ -224,7 +223,7 @@ class Frozen:
         if planes:
             shell.deepstack_features = [[plane] if self.planes_listed else plane[None] for plane in planes]
         out = self.family.hand_over(shell, self.kept_rows, flat, self.per_row)
-        setattr(out, ENCODED, Shortened(self.ids.shape[1] - self.length, self.length, None))
+        setattr(out, MARK, Shortened(self.ids.shape[1] - self.length, self.length, None))
         return self.model(**common, **fields, input_ids=ids, mm_encoder_outputs={"image": out})
 
     def embedded(self, ids: Tensor, flat: Tensor) -> Tensor:
@@ -240,6 +239,4 @@ class Frozen:
         """Position id of the next token: int64 ``(B,)``."""
         if self.family.mrope:
             return positions[1:].amax((0, 2)) + 1
-        if self.policy is PositionPolicy.REINDEX:
-            return positions.amax(-1) + 1
-        return self.full.masked_fill(self.full_mask == 0, 0).amax(-1) + 1
+        return next_positions(self.full, self.full_mask > 0, positions, self.policy)

@@ -40,6 +40,22 @@ def implied_mask(ids: Tensor, inputs: dict[str, Any], model: nn.Module) -> Tenso
     return ids != pad
 
 
+def prompt_mask(ids: Tensor, inputs: dict[str, Any], model: nn.Module, generating: bool) -> Tensor:
+    """Which tokens are real, as the unpruned call would take it: host bool ``(B, L)``, as host ``ids``."""
+    mask = inputs.get("attention_mask")
+    if mask is not None and mask.shape != ids.shape:
+        raise PruneError(
+            f"attention_mask of shape {tuple(mask.shape)} for input_ids "
+            f"of shape {tuple(ids.shape)}: pass "
+            "the processor's, (batch, length)"
+        )
+    if mask is not None:
+        return mask.cpu().bool()
+    if generating:
+        return implied_mask(ids, inputs, model)
+    return torch.ones(ids.shape, dtype=torch.bool)
+
+
 def prompt_lengths(inputs: dict[str, Any], model: nn.Module, removed: int) -> dict[str, Any]:
     """``max_length``, ``min_length`` and length criteria count the prompt, so they shrink with it."""
     out: dict[str, Any] = {}

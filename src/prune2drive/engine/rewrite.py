@@ -102,6 +102,16 @@ def cut_positions(positions: Tensor, short: Shortening, policy: PositionPolicy) 
     return torch.cat([text[None], gather(positions[1:])])
 
 
+def next_positions(full: Tensor, mask: Tensor, cut: Tensor, policy: PositionPolicy) -> Tensor:
+    """Position id behind a shortened prompt, for models that count in one row: int64 ``(B,)``.
+
+    ``full``, ``mask`` ``(B, L)``: of the prompt before the cut, whose last token may be one of those that
+    were dropped; ``cut`` ``(B, n)`` the position ids after it.
+    """
+    used = cut if policy is PositionPolicy.REINDEX else full.masked_fill(~mask, 0)
+    return used.amax(-1) + 1
+
+
 def cut_prompt(kwargs: dict[str, Any], short: Shortening, pad: int) -> dict[str, Any]:
     """The per-token inputs of a call, shortened; the mask is always explicit.
 

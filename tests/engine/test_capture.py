@@ -14,6 +14,7 @@ import prune2drive as p2d
 from families_table import BY_NAME
 from prune2drive.engine.decoding import FixedSteps
 from prune2drive.engine.graphs import Stage
+from prune2drive.functional import checks, counts
 
 NEW = 5
 
@@ -77,13 +78,17 @@ def test_generates_what_the_pruned_model_generates(case, positions):
 
 
 @families
-def test_what_a_graph_can_record(case):
+def test_what_a_graph_can_record(case, monkeypatch):
     """Stages that neither read the device nor upload to it; the others run plain on CUDA, by name."""
     model, inputs = shared_model(case), prompt(case, "one")
     captured = p2d.capture(pruned(model), inputs)
     twin = on_meta(captured.frozen)
+    # While a graph is recorded no values are checked and no counts uploaded.
+    for module in (checks, counts):
+        monkeypatch.setattr(module, "capturing", lambda device: device == META)
     reasons = {
         "encode": why_not(twin.encode, tuple(t.to(META) for t in captured._pixels)),
+        "choose": why_not(twin.choose, tuple(t.to(META) for t in (captured._ids, *captured._encoded))),
         "prefill": why_not(twin.prefill, tuple(t.to(META) for t in captured._cut)),
     }
     assert {name for name, reason in reasons.items() if reason} == PLAIN.get(case.name, set()), reasons
@@ -189,6 +194,24 @@ def test_decodes_on_a_cache_of_fixed_size(case, batch, graphs, request):
         answer = captured.generate(count, eos_token_id=-1, pixel_values=pixels)
         assert torch.equal(answer, growing.generate(count, eos_token_id=-1, pixel_values=pixels))
         assert answer.shape == (len(inputs["input_ids"]), count)
+
+
+def test_a_decode_step_that_cannot_be_recorded_is_told_too(monkeypatch, played):
+    case = BY_NAME["llava"]
+    handle, inputs = pruned(shared_model(case)), prompt(case, "one")
+    record = Stage._record
+
+    def fail(self, tensors):
+        if self.name == "decode":
+            raise RuntimeError("not permitted")
+        record(self, tensors)
+
+    monkeypatch.setattr(Stage, "_record", fail)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *args: None)
+    captured = p2d.capture(handle, inputs, new_tokens=NEW)
+    assert captured.stages["decode"] == "plain: RuntimeError: not permitted"
+    with pytest.raises(p2d.PruneError, match="decode cannot be recorded"):
+        p2d.capture(handle, inputs, graphs=True, new_tokens=NEW)
 
 
 def test_a_failed_recording_falls_back_and_says_why(monkeypatch, played):

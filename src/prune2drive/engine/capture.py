@@ -123,7 +123,10 @@ class Captured:
         self._fixed = FixedSteps(self.frozen, new_tokens, record, pool) if new_tokens > 1 else None
         self._prepare(inputs)
         if graphs:
-            for stage in self._stages.values():
+            stages = list(self._stages.values())
+            if self._fixed is not None and self._fixed.why_not is None:
+                stages.append(self._fixed.stage)
+            for stage in stages:
                 if stage.record and not stage.recorded:
                     raise PruneError(f"{stage.name} cannot be recorded: {stage.how}") from stage.error
 

@@ -16,3 +16,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"{hint} Known: {', '.join(options) if options else 'none'}."
+
+
+def first_line(error: BaseException, most: int = 300) -> str:
+    """Type and first line of an error's message, at most ``most`` characters: for records, not for raising."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:most]

@@ -10,7 +10,7 @@ from PIL import Image
 from families_table import FAMILIES
 from prune2drive.cli import main
 from prune2drive.errors import PruneError
-from prune2drive.profiling import command, shapes
+from prune2drive.profiling import command, room, shapes
 from prune2drive.rig import NUSCENES
 
 TINY = shapes.Shape(
@@ -176,7 +176,9 @@ def test_errors(tiny, arguments, message):
         run(*arguments)
 
 
-def test_weights_that_do_not_fit(tiny, monkeypatch):
-    monkeypatch.setattr(command.Path, "read_text", lambda self, **k: "MemAvailable: 10 kB\n")
+def test_weights_that_do_not_fit(tiny, monkeypatch, tmp_path):
+    told = tmp_path / "meminfo"
+    told.write_text("MemTotal:       999999 kB\nMemAvailable:         10 kB\n")
+    monkeypatch.setattr(room, "_MEMINFO", told)
     with pytest.raises(PruneError, match="for weights alone"):
         run("--config", "tiny", "--device", "cpu")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import prune2drive
 from prune2drive.errors import PruneError
 from prune2drive.profiling import shapes
 
@@ -50,7 +51,8 @@ def test_features_fill_the_placeholders(name):
         encoder = {k: inputs[k] for k in ENCODER if k in inputs}
         out = model.base_model.get_image_features(**encoder, return_dict=True)
     width = model.config.text_config.hidden_size
-    assert [tuple(f.shape) for f in out.pooler_output] == [(shapes.shape(name).rows, width)] * 3
+    s = shapes.shape(name)
+    assert [tuple(f.shape) for f in out.pooler_output] == [(s.rows // s.tiles, width)] * 3 * s.tiles
 
 
 def test_qwen_grid_gives_the_published_rows():
@@ -60,6 +62,27 @@ def test_qwen_grid_gives_the_published_rows():
     assert inputs["pixel_values"].shape == (2 * 64 * 114, 3 * 2 * 14 * 14)
     assert inputs["image_grid_thw"].tolist() == [[1, 64, 114]] * 2
     assert inputs["mm_token_type_ids"].shape == inputs["input_ids"].shape
+
+
+def test_tiles_of_a_picture_are_one_camera(monkeypatch):
+    small = shapes.Shape(
+        "internvl",
+        {"model_type": "internvl_vision", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+         "num_attention_heads": 2, "image_size": [16, 16], "patch_size": [4, 4]},
+        {"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
+         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1200, "tie_word_embeddings": False,
+         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+        7 * 4, "tiny",
+        extra={"image_token_id": 1100, "image_seq_length": 4, "tie_word_embeddings": False}, tiles=7,
+    )  # fmt: skip
+    monkeypatch.setitem(shapes.SHAPES, "tiny-tiled", small)
+    model = shapes.build_model("tiny-tiled")
+    inputs = shapes.build_inputs("tiny-tiled", batch=2)
+    assert inputs["pixel_values"].shape == (2 * 6 * 7, 3, 16, 16)
+    with torch.no_grad(), prune2drive.prune(model, "tfps", 0.25, rig="nuscenes") as pruned:
+        model(**inputs)
+    for sample in pruned.record.samples:
+        assert [(cell.before, cell.kept) for cell in sample.values()] == [(28, 7)] * 6
 
 
 def test_qwen_small_grid_runs(monkeypatch):

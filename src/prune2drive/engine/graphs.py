@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import first_line
 from .constants import Constants
 
 WARM_UP = 3
@@ -63,7 +64,7 @@ class Stage:
             self._record(inputs)
         except Exception as error:  # a model may do anything on the host; the plain call still works
             self.error, self._graph = error, None
-            self.how = f"plain: {_first_line(error)}"
+            self.how = f"plain: {first_line(error)}"
             torch.cuda.synchronize()
         return self(*inputs)
 
@@ -109,8 +110,3 @@ def unchecked() -> Iterator[None]:
             del os.environ[UNCHECKED]
         else:
             os.environ[UNCHECKED] = before
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else 'no message'}"[:300]

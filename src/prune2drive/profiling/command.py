@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from ..errors import PruneError
 from ..loading import load_model, parse_device, parse_dtype
 from ..rig import Rig, load_rig
 from .result import KEYS, ProfileResult
+from .room import check_room
 from .shapes import SHAPES, build_inputs, build_model, shape
 
 QUESTION = "What should the ego vehicle do next?"
@@ -190,7 +190,7 @@ def _from_config(
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     # The cheap part first: it refuses bad counts before gigabytes are filled.
     inputs = build_inputs(args.config, args.batch, len(cameras), args.text_tokens, dtype, device)
-    _check_room(args, dtype, device)
+    check_room(args.config, dtype, device, args.layer_limit)
     attn = args.attn or "sdpa"
     try:
         model = build_model(args.config, dtype, device, attn, layers=args.layer_limit)
@@ -217,25 +217,6 @@ def _from_files(
     )
     question = args.question or QUESTION
     return model, from_pictures(processor, model, [frame] * args.batch, question, cameras)
-
-
-def _check_room(args: argparse.Namespace, dtype: torch.dtype, device: torch.device) -> None:
-    """Refuse weights that do not fit: without this the system ends the process with no word."""
-    meta = build_model(args.config, dtype, "meta", "eager", layers=args.layer_limit)
-    need = sum(p.nbytes for p in meta.parameters())
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        info = Path("/proc/meminfo")
-        rows = dict(line.split(":", 1) for line in info.read_text().splitlines()) if info.is_file() else {}
-        if "MemAvailable" not in rows:
-            return
-        free = int(rows["MemAvailable"].split()[0]) * 1024
-    if need > free:
-        raise PruneError(
-            f"{args.config} needs {_written(need, 'bytes')} for weights alone, {device} has "
-            f"{_written(free, 'bytes')} free; try --dtype bf16 or --layer-limit N."
-        )
 
 
 def _written(value: float | None, unit: str) -> str:

@@ -1,9 +1,10 @@
-"""What a measurement ran on: processor, memory, accelerator, software versions."""
+"""What a measurement ran on: processor, memory, accelerator, driver, software versions."""
 
 from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +18,9 @@ PACKAGES = ("prune2drive", "torch", "transformers", "numpy", "triton", "flash-at
 def hardware(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Return processor name, usable cores, torch threads, RAM bytes, and the CUDA device if one is used.
 
-    Host names and other identifying strings are left out, so the result can be published.
+    Of a CUDA device: ``gpu`` its name, ``gpu_bytes``, ``capability`` as "9.0", ``multiprocessors``, and
+    ``driver``, the version of the driver, None where nvidia-smi does not tell. Host names, serial numbers
+    and other identifying strings are left out, so the result can be published.
     """
     out: dict[str, Any] = {
         "cpu": cpu_name(),
@@ -31,6 +34,9 @@ def hardware(device: torch.device | str = "cpu") -> dict[str, Any]:
         properties = torch.cuda.get_device_properties(device)
         out["gpu"] = properties.name
         out["gpu_bytes"] = properties.total_memory
+        out["capability"] = f"{properties.major}.{properties.minor}"
+        out["multiprocessors"] = properties.multi_processor_count
+        out["driver"] = driver_version()
     return out
 
 
@@ -62,6 +68,17 @@ def ram_bytes() -> int | None:
     if not hasattr(os, "sysconf"):
         return None
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def driver_version() -> str | None:
+    """Version of the NVIDIA driver, the same for all devices of a machine; None where nothing tells."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = told.strip().splitlines()
+    return lines[0].strip() if lines else None
 
 
 def usable_cores() -> int:

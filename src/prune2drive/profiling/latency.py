@@ -9,23 +9,17 @@ look faster than it is.
 
 from __future__ import annotations
 
-import inspect
-import statistics
-import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import PruneError
-from . import flops as counting
 from .hardware import hardware, versions
-from .memory import Peak, peak_of
-from .result import KEYS, TIMES, ProfileResult, ratios
+from .memory import peak_of
+from .result import ProfileResult, ratios
+from .sides import PrunedBefore, PrunedInside, Side, Unpruned
 
 Progress = Callable[[str], None]
 
@@ -90,7 +84,8 @@ def profile(
             f"{type(model).__name__} cannot encode pictures apart; profile a transformers model."
         )
     inside = pruned.works_inside
-    sides = [_Unpruned(model, inputs), (_Inside if inside else _Before)(model, inputs, pruned)]
+    unpruned = Unpruned(model, inputs)
+    sides: list[Side] = [unpruned, (PrunedInside if inside else PrunedBefore)(model, inputs, pruned)]
 
     for number in range(warmup):
         for side in sides:
@@ -104,7 +99,7 @@ def profile(
             say(f"repetition {number + 1}/{repeat}: {side.name}")
             side.repetition(new_tokens)
 
-    results = [side.result(sides[0]) for side in sides]
+    results = [side.result(unpruned) for side in sides]
     cameras = sides[1].cameras
     results[0]["tokens_per_camera"] = {name: cell.before for name, cell in cameras.items()}
     results[1]["tokens_per_camera"] = {name: cell.kept for name, cell in cameras.items()}
@@ -139,216 +134,8 @@ def profile(
     )
 
 
-class _Side:
-    """One variant: how it is called, and what was measured of it."""
-
-    name = ""
-
-    def __init__(self, model: Any, inputs: Mapping[str, Any]) -> None:
-        self.model, self.inputs = model, dict(inputs)
-        self.device = inputs["input_ids"].device
-        self.times: dict[str, list[float]] = {name: [] for name in TIMES}
-        self.peak = Peak(None, None)
-        self.lengths: list[int] = []
-        self.kv_bytes = 0
-        self.cameras: dict[str, Any] = {}
-        """Of the first sample: camera -> what the engine's record says of it."""
-
-    # What the variants differ in.
-
-    def context(self) -> AbstractContextManager[Any]:
-        return nullcontext()
-
-    def prepare(self) -> None:
-        """Do, once and untimed, what prefills reuse."""
-
-    def repetition(self, new_tokens: int) -> None:
-        raise NotImplementedError
-
-    # What they share.
-
-    def forward(self, kwargs: Mapping[str, Any]) -> Any:
-        return self.model(**kwargs, use_cache=True, logits_to_keep=1)
-
-    def whole_call(self) -> Any:
-        with self.context():
-            return self.forward(self.inputs)
-
-    def timed(self, name: str, call: Callable[[], Any]) -> Any:
-        _wait(self.device)
-        start = time.perf_counter()
-        out = call()
-        _wait(self.device)
-        self.times[name].append((time.perf_counter() - start) * 1e3)
-        return out
-
-    def after_prefill(self, out: Any, kwargs: Mapping[str, Any], new_tokens: int) -> None:
-        """Take the cache's size, then time steps on it, fed as ``generate`` feeds them."""
-        layers = out.past_key_values.layers
-        self.lengths = [layer.keys.shape[-2] for layer in layers]
-        self.kv_bytes = sum(t.nbytes for layer in layers for t in (layer.keys, layer.values))
-        mask = kwargs.get("attention_mask")
-        mask = torch.ones_like(kwargs["input_ids"]) if mask is None else mask
-        positions = kwargs.get("position_ids")
-        token = out.logits[:, -1:].argmax(-1)
-        for _ in range(new_tokens):
-            mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], 1)
-            step = {"input_ids": token, "attention_mask": mask, "past_key_values": out.past_key_values}
-            if positions is not None:
-                positions = positions[..., -1:] + 1
-                step["position_ids"] = positions
-            elif (deltas := getattr(self.model.base_model, "rope_deltas", None)) is not None:
-                # M-RoPE models, given a mask alone, compute positions of the whole sequence again.
-                step["position_ids"] = (mask.sum(-1, keepdim=True) - 1 + deltas).expand(3, -1, -1)
-            out = self.timed("decode_ms_per_token", partial(self.forward, step))
-            token = out.logits[:, -1:].argmax(-1)
-
-    def result(self, unpruned: _Side) -> dict[str, Any]:
-        median = {k: statistics.median(v) if v else None for k, v in self.times.items()}
-        parts = _flops_parts(self.model, self.inputs, unpruned, self)
-        peak = self.peak.growth if self.peak.total is None else self.peak.total
-        named = {
-            **median,
-            "peak_bytes": peak,
-            "kv_bytes": self.kv_bytes,
-            "flops": sum(v for k, v in parts.items() if k in ONCE) if parts else None,
-            "tokens": self.lengths[-1],
-        }
-        return {
-            **{key: named[key] for key in KEYS},
-            "flops_parts": parts,
-            "tokens_per_camera": {},
-            "layer_averaged_tokens": counting.layer_averaged_tokens(self.lengths),
-            "peak_growth_bytes": self.peak.growth,
-            "spread": {k: {"min": min(v), "max": max(v), "runs": len(v)} for k, v in self.times.items() if v},
-        }
-
-
-class _Unpruned(_Side):
-    name = "unpruned"
-
-    def prepare(self) -> None:
-        core = self.model.base_model
-        known = set(inspect.signature(core.get_image_features).parameters) - {"kwargs"}
-        self.encoder_kwargs = {k: v for k, v in self.inputs.items() if k in known}
-        self.rest = {k: v for k, v in self.inputs.items() if k != "pixel_values"}
-        with FlopCounterMode(display=False) as counter:
-            self.features = self.encode()
-        self.encode_flops = counter.get_total_flops()
-
-    def encode(self) -> Any:
-        return self.model.base_model.get_image_features(**self.encoder_kwargs, return_dict=True)
-
-    def repetition(self, new_tokens: int) -> None:
-        self.timed("vision_ms", self.encode)
-        self.times["select_ms"].append(0.0)
-        kwargs = {**self.rest, "mm_encoder_outputs": {"image": self.features}}
-        out = self.timed("prefill_ms", lambda: self.forward(kwargs))
-        self.after_prefill(out, kwargs, new_tokens)
-        del out
-        self.timed("ttft_ms", lambda: self.forward(self.inputs))
-
-
-class _Pruned(_Side):
-    name = "pruned"
-
-    def __init__(self, model: Any, inputs: Mapping[str, Any], pruned: Any) -> None:
-        super().__init__(model, inputs)
-        self.handle = pruned
-
-    def context(self) -> AbstractContextManager[Any]:
-        return self.handle
-
-    def timed_call(self) -> Any:
-        """The whole call, and from the engine's account of it the parts."""
-        out = self.timed("ttft_ms", lambda: self.forward(self.inputs))
-        record = self.handle.record
-        self.times["vision_ms"].append(record.encode_ms)
-        self.times["select_ms"].append(record.select_ms)
-        self.cameras = record.samples[0]
-        return out
-
-
-class _Before(_Pruned):
-    """Pruned before the language model: the prefill runs on inputs rewritten beforehand."""
-
-    def prepare(self) -> None:
-        with self.handle, FlopCounterMode(display=False) as counter:
-            self.rewritten = self.handle.rewrite(**self.inputs)
-        self.rewrite_flops = counter.get_total_flops()
-
-    def repetition(self, new_tokens: int) -> None:
-        out = self.timed("prefill_ms", lambda: self.forward(self.rewritten))
-        self.after_prefill(out, self.rewritten, new_tokens)
-        del out
-        with self.handle:
-            self.timed_call()
-
-
-class _Inside(_Pruned):
-    """Pruned inside the language model: no shorter input says the same, so the call stays whole."""
-
-    rewrite_flops = None
-
-    def repetition(self, new_tokens: int) -> None:
-        with self.handle:
-            out = self.timed_call()
-            self.times["prefill_ms"].append(self.times["ttft_ms"][-1] - self.times["vision_ms"][-1])
-            self.after_prefill(out, self.inputs, new_tokens)
-
-
-ONCE = ("vision", "projector", "select", "prefill", "head")
-"""Parts of a call before its first token."""
-
-
-def _flops_parts(model: Any, inputs: Mapping[str, Any], unpruned: Any, side: Any) -> dict[str, int] | None:
-    """FLOPs by part as `flops.vlm_flops` names them, for the whole batch, or None if not worked out.
-
-    The language model's come from the cache's lengths, ``select`` from a counter around the rewrite
-    (0 for layer pruners, whose choosing cannot be told apart; fused kernels are not counted).
-    """
-    config, batch = model.config, inputs["input_ids"].shape[0]
-    text, cached = config.get_text_config(), [n + 1 for n in side.lengths]
-    try:
-        parts = _encoder_flops(config, inputs, unpruned.features)
-        prefill = counting.language_flops(text, side.lengths)
-        causal = counting.language_flops(text, side.lengths, causal=True)
-        decode = counting.language_flops(text, cached, queries=[1] * len(cached)) + counting.head_flops(text)
-    except PruneError:
-        return None
-    rewrite = getattr(side, "rewrite_flops", None)
-    return {
-        **parts,
-        "select": 0 if rewrite is None else rewrite - unpruned.encode_flops,
-        "prefill": batch * prefill,
-        "prefill_causal": batch * causal,
-        "head": batch * counting.head_flops(text),
-        "decode": batch * decode,
-    }
-
-
-def _encoder_flops(config: Any, inputs: Mapping[str, Any], features: Any) -> dict[str, int]:
-    """Vision tower and projector, from what went in and what came out."""
-    rows = sum(entry.reshape(-1, entry.shape[-1]).shape[0] for entry in features.pooler_output)
-    if config.model_type == "qwen2_5_vl":
-        grids = [(int(h), int(w)) for _, h, w in inputs["image_grid_thw"].tolist()]
-        vision = counting.vision_flops(config.vision_config, grids=grids)
-    else:
-        pictures, width = features.last_hidden_state.shape[:2]
-        vision = counting.vision_flops(config.vision_config, pictures=pictures)
-        if config.model_type in ("llava", "llava_onevision"):
-            # Newlines are added, and padding is cut away, after the projector.
-            rows = pictures * (width - int(config.vision_feature_select_strategy == "default"))
-    return {"vision": vision, "projector": counting.projector_flops(config, rows)}
-
-
 def _plain(value: Any) -> Any:
     """The value as JSON can hold it."""
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -103,6 +103,7 @@ class Shape:
     ``rows``: sequence rows one camera picture takes, structure rows (newline) included.
     ``parameters``: the size its authors or its model card state, in parameters; None if none is.
     ``grid``: patches (rows, columns) of one camera picture, for towers that take any size.
+    ``tiles``: squares one camera picture is cut into, thumbnail included.
     """
 
     model_type: str
@@ -113,6 +114,7 @@ class Shape:
     parameters: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     grid: tuple[int, int] | None = None
+    tiles: int = 1
 
 
 SHAPES: dict[str, Shape] = {
@@ -130,6 +132,11 @@ SHAPES: dict[str, Shape] = {
     "internvl2.5-8b": Shape(
         "internvl", _INTERNVIT_300M, _INTERNLM25_7B, 256, "InternViT-300M-448 + InternLM2.5-7B", 8.08e9,
         extra={"image_token_id": 92546, "tie_word_embeddings": False},
+    ),
+    "internvl2.5-8b-tiled": Shape(
+        # A 16:9 picture is cut into 3 x 2 tiles, a thumbnail follows: 7 x 256 tokens.
+        "internvl", _INTERNVIT_300M, _INTERNLM25_7B, 1792, "InternVL2.5-8B, seven tiles a picture", 8.08e9,
+        extra={"image_token_id": 92546, "tie_word_embeddings": False}, tiles=7,
     ),
     "qwen2.5-vl-7b": Shape(
         # A 1600x900 picture is resized to 1596x896, multiples of 28: 57 x 32 merged tokens.
@@ -277,7 +284,7 @@ def build_inputs(
     else:
         side = config.vision_config.image_size
         side = side if isinstance(side, int) else side[0]
-        pixel_shape = (pictures, 3, side, side)
+        pixel_shape = (pictures * s.tiles, 3, side, side)
         if s.model_type == "llava_onevision":
             # Several pictures per sample: each stays one tile, and one newline row ends it.
             out["batch_num_images"] = torch.tensor([cameras] * batch, device=_host_if_meta(device))

@@ -6,23 +6,13 @@ import os
 
 import pytest
 from PIL import Image
+from tiny_size import TINY
 
 from families_table import FAMILIES
 from prune2drive.cli import main
 from prune2drive.errors import PruneError
 from prune2drive.profiling import command, room, shapes
 from prune2drive.rig import NUSCENES
-
-TINY = shapes.Shape(
-    "llava_onevision",
-    {"model_type": "siglip_vision_model", "vision_use_head": False, "hidden_size": 32,
-     "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-     "image_size": 24, "patch_size": 4},
-    {"model_type": "qwen2", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
-     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1200, "tie_word_embeddings": False,
-     "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
-    37, "tiny", extra={"image_token_index": 1100, "video_token_index": 1101},
-)  # fmt: skip
 
 
 @pytest.fixture

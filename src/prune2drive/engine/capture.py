@@ -118,8 +118,9 @@ class Captured:
         self._stages = {name: Stage(name, functions[name], record, pool) for name in STAGES}
         if pruned is None:  # nothing is done there
             self._stages["choose"].record = False
-        self._clocks = {name: Clock(device) for name in STAGES}
+        self._clocks = {name: Clock(device) for name in (*STAGES, "decode")}
         self._record: Record | None = None
+        self._steps: int | None = None
         self._fixed = FixedSteps(self.frozen, new_tokens, record, pool) if new_tokens > 1 else None
         self._prepare(inputs)
         if graphs:
@@ -283,8 +284,17 @@ class Captured:
         step = fixed or GrowingSteps(self.frozen, self._own_cache(), self._cut[1])
         first = self._read[0][:, -1:].argmax(-1)
         position = self.frozen.following(self._cut[2])
-        with unchecked(), self._passing():
-            return greedy(first, position, step, max_new_tokens, self._ends(eos_token_id))
+        with unchecked(), self._passing(), self._clocks["decode"]:
+            answer = greedy(first, position, step, max_new_tokens, self._ends(eos_token_id))
+        self._steps = answer.shape[1] - 1
+        return answer
+
+    @property
+    def decode_ms(self) -> float:
+        """Milliseconds that the steps of the last `generate` took, those behind the first token."""
+        if self._steps is None:
+            raise PruneError("no answer yet: call generate() first")
+        return self._clocks["decode"].ms if self._steps else 0.0
 
     def _ends(self, given: int | None) -> list[int]:
         if given is not None:

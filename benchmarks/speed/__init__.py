@@ -1,0 +1,1 @@
+"""Sections of the speed suite; `gpu_suite.py` runs them."""

@@ -4,7 +4,7 @@ VENV   ?= .venv
 RUN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
-.PHONY: demo test lint format docs comparison slow clean
+.PHONY: demo test lint format docs comparison speed slow clean
 
 demo: $(STAMP)
 	mkdir -p out
@@ -18,6 +18,10 @@ comparison: $(STAMP)
 	mkdir -p out
 	$(RUN)/prune2drive compare --scenes 200 --positions keep --out out/comparison
 	$(RUN)/python benchmarks/comparison.py out/comparison
+
+# All speed figures, on a CUDA GPU if there is one: about ten minutes, and it goes on where it was stopped.
+speed: $(STAMP)
+	$(RUN)/python benchmarks/gpu_suite.py
 
 docs: $(STAMP)
 	$(RUN)/python docs/build.py

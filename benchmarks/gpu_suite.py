@@ -163,6 +163,8 @@ def _setting(args: argparse.Namespace) -> Setting:
     kwargs: dict[str, Any] = {}
     if args.quick:
         kwargs = {"retentions": (1.0, 0.1), "repeat": 2, "new_tokens": 2, "samples": (1, 2)}
+    if not cuda and not args.quick:
+        kwargs["modes"] = (EAGER,)  # there are no graphs to replay
     if not cuda or args.quick:
         kwargs |= {"batches": (1,), "samples": kwargs.get("samples", (1, 4))}
     for name in ("repeat", "new_tokens", "batches", "retentions", "modes", "samples"):

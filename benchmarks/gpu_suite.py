@@ -1,8 +1,8 @@
 """All speed figures in one go: choosing, first token, rivals, memory, and where pruning does not pay.
 
-    python benchmarks/gpu_suite.py                       # one CUDA GPU with 40 GB or more: under 10 minutes
-    python benchmarks/gpu_suite.py --device cpu          # a small model on a CPU: some minutes
-    python benchmarks/gpu_suite.py --device cpu --quick  # a minute: does all of it work here?
+    python benchmarks/gpu_suite.py                       # one CUDA GPU, 80 GB for all of it: ten minutes
+    python benchmarks/gpu_suite.py --device cpu          # a small model on a CPU: ten minutes
+    python benchmarks/gpu_suite.py --device cpu --quick  # some minutes: does all of it work here?
 
 Writes OUT/suite.json after every job and OUT/index.html at the end. A run that was stopped, or whose budget
 ran out, goes on where it was when started again. Weights are random: what a call costs depends on sizes only.

@@ -26,7 +26,7 @@ def variant_name(retention: float) -> str:
 
 def measure(bench: Bench, shape: str, samples: int, retention: float) -> dict[str, dict[str, Any]]:
     """The row of one batch size; not enough memory is an answer, not a failure."""
-    model = bench.model(shape)
+    bench.model(shape)
     ok, reason, peak, kv = True, None, Peak(None, None), None
     try:
         peak, kv = _called(bench, shape, samples, retention)
@@ -42,7 +42,6 @@ def measure(bench: Bench, shape: str, samples: int, retention: float) -> dict[st
         "ok": ok,
         "reason": reason,
     }
-    del model
     return {f"memory/{shape}-n{samples}-{variant_name(retention)}": row}
 
 

@@ -16,7 +16,7 @@ Suite = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 TITLES = {
-    "demo": "Reference model",
+    "demo": "Demo size",
     "llava-onevision-0.5b": "LLaVA-OneVision 0.5B",
     "llava-onevision-7b": "LLaVA-OneVision 7B",
     "llava-1.5-7b": "LLaVA-1.5 7B",

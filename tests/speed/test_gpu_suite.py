@@ -4,6 +4,7 @@ import json
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from prune2drive.profiling.suite import load_suite  # noqa: E402
 from speed import break_even, ceilings, kernel, memory, pictures, predictions, prefill, rivals, steps  # noqa: E402
 from speed.bench import Bench  # noqa: E402
 from speed.setting import Setting  # noqa: E402
+from speed.sheet import Skip  # noqa: E402
 
 TOKENS = 6 * 37 + 64
 
@@ -260,6 +262,45 @@ def test_widest(limit, guess):
 
 def test_widest_with_nothing_that_runs():
     assert memory.widest(lambda n: False, 3) == (None, {"1": False, "2": False, "3": False})
+
+
+def test_largest_batch_begins_where_memory_says(monkeypatch):
+    """A GPU with room for 57 samples, of which 60 seem to fit."""
+    gib = 2**30
+    cells = {
+        f"memory/tiny-n{n}-unpruned": {
+            "shape": "tiny", "samples": n, "retention": 1.0, "growth_bytes": int((0.5 + n) * gib)
+        }
+        for n in (1, 4, 16)
+    }  # fmt: skip
+    bench = SimpleNamespace(setting=Setting("cuda", "bfloat16"), model=lambda shape: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(60.5 * gib), 80 * gib))
+    monkeypatch.setattr(memory, "_runs", lambda bench, shape, n, retention: n <= 57)
+    row = memory.largest(bench, "tiny", 1.0, cells)["memory/tiny-largest-unpruned"]
+    assert row["largest_batch"] in (56, 57)
+    assert row["tried"]["60"] is False
+    with pytest.raises(Skip, match="two batch sizes"):
+        memory.largest(bench, "tiny", 0.1, cells)
+
+
+def test_jobs_of_a_gpu():
+    """Names are unique, the most telling come first, and every shape has every batch."""
+    setting = Setting("cuda", "bfloat16")
+    sheet = SimpleNamespace(data={"ceilings": {}}, cells={})
+    listed = [name for _, name, _ in gpu_suite.jobs(setting, Bench(setting), sheet)]
+    assert len(set(listed)) == len(listed)
+    assert listed[0] == "kernel/6x729x4096-k72-bfloat16"
+    for shape in setting.shapes:
+        assert {f"prefill/{shape}-b1-eager", f"prefill/{shape}-b1-captured"} <= {*listed}
+        assert f"prefill/{shape}-b8-captured" in listed
+        assert f"break_even/{shape}-b1-6cam-captured" in listed
+    assert listed.index("prefill/drivemm-b1-captured") < listed.index("steps/drivemm")
+    assert "break_even/llava-onevision-0.5b-b1-6cam-eager" in listed
+    assert "break_even/internvl2.5-8b-b1-2cam-eager" in listed
+    assert listed[-1] == "memory/drivemm-largest-r0.1"
+    # Whatever a prediction is about is measured.
+    keys = {key.rpartition("/")[0] or key for key in listed}
+    assert {p.section for p in predictions.PREDICTIONS} <= keys
 
 
 def test_outcomes_and_verdicts():

@@ -124,9 +124,10 @@ def levels(frames: Tensor) -> Tensor:
 def make_pass(old: int, new: int, mode: str) -> Pass:
     """The filters of one axis, on the CPU."""
     first, whole = _filters(old, new, mode)
-    # By the largest weight, so that the many small ones of a strong reduction have small halves: their sums,
-    # 255 times over, must stay below 2**24.
-    shift = max(0, int(np.abs(whole).max()).bit_length() - HALF.bit_length() + 1)
+    # By the largest weight, so that both halves are small; and 7 at least: the high halves of the many small
+    # weights of a strong reduction come to 2**(22 - shift), which 255 times over must stay below 2**24. The
+    # low halves stay below it up to a reduction 250-fold.
+    shift = max(7, int(np.abs(whole).max()).bit_length() - HALF.bit_length() + 1)
     high = np.clip((whole + (1 << shift >> 1)) >> shift, -HALF, HALF)
     low = whole - (high << shift)
     blocks = -(-new // BLOCK)

@@ -33,6 +33,7 @@ from prune2drive.report.speed_rows import (
     case_of,
     machine,
     median,
+    memory,
     mode_of,
     ms,
     on_gpu,
@@ -56,14 +57,13 @@ SHOWN = 0.1
 """The retention that the README tells of."""
 HEADS = (
     "10% of the tokens kept",
-    "prefill, unpruned",
-    "pruned",
-    "ratio",
-    "TTFT, unpruned",
-    "pruned",
-    "ratio",
+    "prefill",
+    "time to first token",
+    "decode, per token",
+    "KV cache",
+    "choosing",
+    "of the limit",
 )
-HEADS += ("choosing", "of the limit")
 COMMAND = "`python benchmarks/gpu_suite.py`"
 NOTHING = (
     "**GPU figures have not been measured yet**, and no result of the speed suite is committed; "
@@ -71,7 +71,7 @@ NOTHING = (
 )
 NO_GPU = (
     "**No GPU result is committed yet**: the figures above are of the CPU only, and say nothing about a GPU. "
-    f"{COMMAND} measures everything on one CUDA GPU in under ten minutes."
+    f"{COMMAND} measures everything on one CUDA GPU, by our reckoning in ten minutes."
 )
 
 Suites = dict[str, Suite]
@@ -160,13 +160,19 @@ def _lines(suite: Suite) -> Iterator[str]:
 
 def _cells(full: Row, pruned: Row, mode: str) -> Iterator[str]:
     yield f"{case_of(pruned)}, {mode}"
-    for time, ratio in (("prefill_ms", "prefill_ratio"), ("ttft_ms", "ttft_ratio")):
-        yield ms(median(full, time))
-        yield ms(median(pruned, time))
-        found = times_of(pruned.get(ratio))
-        yield found if found == NONE else f"**{found}**"
+    for time in ("prefill_ms", "ttft_ms", "decode_ms_per_token"):
+        yield _both(ms(median(full, time)), ms(median(pruned, time)), pruned, f"{time[:-3]}_ratio")
+    yield _both(memory(full.get("kv_bytes")), memory(pruned.get("kv_bytes")))
     yield ms(median(pruned, "select_ms"))
     yield share(pruned.get("share_of_limit"))
+
+
+def _both(before: str, after: str, pruned: Row | None = None, ratio: str = "") -> str:
+    """ "2.53 s to 185 ms, **13.7x**", as far as it was measured."""
+    if before == after == NONE:
+        return NONE
+    found = times_of(pruned.get(ratio)) if pruned is not None else NONE
+    return f"{before} to {after}" + ("" if found == NONE else f", **{found}**")
 
 
 def wrapped(text: str) -> str:

@@ -62,9 +62,13 @@ def test_a_gpu_result_by_hand(elsewhere):
     text = (elsewhere / "README.md").read_text()
     row = suite["cells"]["prefill/drivemm-b1-r0.1-captured"]
     (line,) = (line for line in text.splitlines() if line.startswith("| DriveMM, 6 cameras, captured |"))
-    assert (
-        f"| **{row['prefill_ratio']:.2f}x** |" in line and f"| {100 * row['share_of_limit']:.0f}% |" in line
-    )
+    full = suite["cells"]["prefill/drivemm-b1-r1-captured"]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    before, after = full["prefill_ms"]["median"], row["prefill_ms"]["median"]
+    assert cells[1] == f"{before:.0f} ms to {after:.1f} ms, **{row['prefill_ratio']:.2f}x**"
+    assert cells[2].endswith(f", **{row['ttft_ratio']:.2f}x**")
+    assert cells[4] == f"{full['kv_bytes'] / 2**20:.1f} MiB to {row['kv_bytes'] / 2**20:.1f} MiB"
+    assert cells[6] == f"{100 * row['share_of_limit']:.0f}%"
     assert "](docs/images/speed-x100.svg)" in text and (elsewhere / "docs/images/speed-x100.svg").exists()
     assert "NVIDIA Imagined X100 80GB" in text and "No GPU result" not in text
     assert "LLaVA-OneVision 0.5B, 2 cameras" in (elsewhere / "docs" / "speed.md").read_text()

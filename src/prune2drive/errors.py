@@ -19,6 +19,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException, most: int = 300) -> str:
-    """Type and first line of an error's message, at most ``most`` characters: for records, not for raising."""
+    """Type and first line of an error's message, at most ``most`` characters: what a record says of it."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:most]

@@ -184,12 +184,14 @@ def test_where_pruning_does_not_pay_by_hand(whole):
     assert row[2].text == "26.1%"  # 0.15 / 0.575
     assert [cell.small for cell in row[3:]] == ["does not pay"] * 4 + [""] * 2
     only = {"cells": {k: v for k, v in whole["cells"].items() if k.startswith("break_even/drivemm-b1-6")}}
-    assert speed_tables.break_even_words(only) == "Pruning pays in every case measured."
+    assert (
+        speed_tables.break_even_words(only) == "Pruning pays in every case measured, up to 95% of the tokens."
+    )
 
 
 def test_break_even_without_an_edge(whole):
     row = whole["cells"]["break_even/drivemm-b1-6cam-eager"] | {"break_even_retention": None}
-    for pays, word in ((True, "always"), (False, "never")):
+    for pays, word in ((True, "above 50%"), (False, "never")):
         cells = {"break_even/x": row | {"pays_at": {"0.5": pays, "0.1": pays}}}
         assert speed_tables.break_even_table({"cells": cells}).rows[0][2].text == word
     cells = {"break_even/x": row | {"break_even_retention": 0.0}}

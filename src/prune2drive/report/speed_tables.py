@@ -225,7 +225,9 @@ def _always(told: Mapping[float, bool]) -> str:
     """What stands for a break-even retention that there is none of."""
     if not told:
         return NONE
-    return "always" if all(told.values()) else "never" if not any(told.values()) else NONE
+    if all(told.values()):
+        return f"above {percent(max(told))}"
+    return "never" if not any(told.values()) else NONE
 
 
 def break_even_words(suite: Suite) -> str:
@@ -239,7 +241,8 @@ def break_even_words(suite: Suite) -> str:
         if lost:
             said.append(f"{break_even_name(row)} (at {', '.join(percent(s) for s in lost)})")
     if not said:
-        return "Pruning pays in every case measured."
+        most = max((kept for row in found for kept, _ in pays(row)), default=1.0)
+        return f"Pruning pays in every case measured, up to {percent(most)} of the tokens."
     return f"Pruning does not pay, choosing costs more than it saves, with {'; '.join(said)}."
 
 
@@ -328,7 +331,7 @@ def predictions_table(suite: Suite) -> Table | None:
                 ]
             )
     head = ("Change", "Predicted", "Outcome", "Verdict", "Why")
-    note = "Written before the measurement."
+    note = "Reckoned for an H100 before anything was measured; outcomes are of such a card only."
     return Table("Predictions", [Cell(h) for h in head], lines, note) if lines else None
 
 

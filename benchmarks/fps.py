@@ -55,14 +55,14 @@ def released_style(features: Tensor, k: int) -> list[Tensor]:
     return orders
 
 
-def textbook(features: Tensor, k: int) -> list[Tensor]:
+def textbook(features: Tensor, k: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     orders = []
     for view in features:
-        unit = torch.nn.functional.normalize(view.float(), p=2, dim=1)
+        unit = torch.nn.functional.normalize(view.to(dtype), p=2, dim=1)
         distance = 1 - unit @ unit.T
         distance.fill_diagonal_(torch.inf)
         pick = int(distance.min(dim=1).values.argmax().item())
-        near = torch.full((len(view),), torch.inf, device=view.device)
+        near = torch.full((len(view),), torch.inf, dtype=dtype, device=view.device)
         order = [pick]
         while len(order) < k:
             near = torch.minimum(near, distance[pick])

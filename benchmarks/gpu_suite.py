@@ -22,6 +22,7 @@ import torch
 from prune2drive import PruneError
 from prune2drive.errors import did_you_mean
 from prune2drive.loading import DTYPES, parse_device, parse_dtype
+from prune2drive.profiling.shapes import SHAPES
 from prune2drive.profiling.shapes import shape as check_shape
 from speed import break_even, kernel, memory, pictures, predictions, prefill, rivals, steps
 from speed.bench import Bench
@@ -75,13 +76,13 @@ def jobs(setting: Setting, bench: Bench, sheet: Sheet) -> Iterator[Job]:
         yield from _breaks(setting, bench, SMALL)
     for shape in dict.fromkeys(setting.shapes):
         yield "preprocess", f"preprocess/{shape}", partial(pictures.measure, setting, shape)
-    for batch in more:
-        for shape in setting.shapes:
-            yield from prefills(shape, batch)
-    # Last, since they fill the device.
     for r in memory.RETENTIONS:
         name = f"memory/{main}-largest-{memory.variant_name(r)}"
         yield "memory", name, partial(memory.largest, bench, main, r, sheet.cells)
+    # Long prompts last: they take most of the time.
+    for batch in more:
+        for shape in sorted(setting.shapes, key=lambda name: SHAPES[name].rows):
+            yield from prefills(shape, batch)
 
 
 def _breaks(setting: Setting, bench: Bench, shape: str) -> Iterator[Job]:

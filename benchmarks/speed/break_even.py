@@ -16,23 +16,22 @@ RETENTIONS = (1.0, 0.95, 0.75, 0.5, 0.25)
 QUICK = (1.0, 0.75, 0.25)
 
 Point = tuple[float, float]
-"""Retention, and choosing plus prefill there over the unpruned prefill."""
+"""Retention, and choosing, cutting the prompt and prefill there over the unpruned prefill."""
 
 
 def measure(bench: Bench, shape: str, cameras: int, mode: str) -> dict[str, dict[str, Any]]:
     """The row of one prompt at batch 1."""
     inputs = bench.inputs(shape, 1, cameras)
     retentions = QUICK if bench.setting.quick else RETENTIONS
-    variants: dict[float, Variant] = {r: make(mode, bench, shape, inputs, r, cameras) for r in retentions}
+    variants: dict[float, Variant] = {r: make(mode, bench, shape, inputs, r, cameras, 0) for r in retentions}
     alternate(variants, max(2, bench.setting.repeat // 2 + 1), 0)
     # Against the unpruned reading of the same round: a slow minute hits both.
-    base = variants[1.0].times["prefill_ms"]
+    base = variants[1.0].after_encoding()
     points, chosen = [], []
     for r in retentions[1:]:
-        times = variants[r].times
-        both = zip(times["select_ms"], times["prefill_ms"], base, strict=True)
-        points.append((r, statistics.median((choose + read) / whole for choose, read, whole in both)))
-        chosen.append(summary(times["select_ms"]))
+        both = zip(variants[r].after_encoding(), base, strict=True)
+        points.append((r, statistics.median(own / whole for own, whole in both)))
+        chosen.append(summary(variants[r].times["select_ms"]))
     name = f"break_even/{shape}-b1-{cameras}cam-{mode}"
     return {
         name: {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -40,6 +41,7 @@ class Eager:
         self.peak = self.side.peak = peak_of(self.side.whole_call, self.device)
         self.side.prepare(count=False)
         self.stages: dict[str, str] | None = None
+        self.reserved: int | None = None
 
     def round(self, new_tokens: int) -> None:
         with self.projecting:
@@ -54,6 +56,13 @@ class Eager:
             out["vision_ms"] = [v - p for v, p in zip(out["vision_ms"], project, strict=True)]
             out["projector_ms"] = project
         return out
+
+    def after_encoding(self) -> list[float]:
+        """Milliseconds of each round from features to the first token: choosing, cutting, prefill."""
+        times = self.side.times
+        if isinstance(self.side, Unpruned):
+            return list(times["prefill_ms"])
+        return [whole - v for whole, v in zip(times["ttft_ms"], times["vision_ms"], strict=True)]
 
     @property
     def tokens(self) -> int:
@@ -75,7 +84,6 @@ class Captured:
         self, model: Any, inputs: Mapping[str, Any], pruned: Any = None, *, new_tokens: int = 0, **how: Any
     ) -> None:
         self.device, self.pixels = inputs["input_ids"].device, inputs["pixel_values"]
-        self._asked = new_tokens
         made: list[Any] = []
 
         def make() -> None:
@@ -83,7 +91,10 @@ class Captured:
             made[0](pixel_values=self.pixels)
 
         # The pool of the graphs stays: what counts is the most there was from the first moment on.
+        before = torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
         self.peak = peak_of(make, self.device)
+        after = torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
+        self.reserved = max(0, after - before) or None
         self.captured: Any = made[0]
         self.times: dict[str, list[float]] = {name: [] for name in PARTS}
         self.stages: dict[str, str] | None = self.captured.stages
@@ -97,6 +108,10 @@ class Captured:
         if new_tokens:
             c.generate(new_tokens + 1, eos_token_id=-1)
             self.times["decode_ms_per_token"].append(c.decode_ms / new_tokens)
+
+    def after_encoding(self) -> list[float]:
+        """As of `Eager`."""
+        return [a + b for a, b in zip(self.times["select_ms"], self.times["prefill_ms"], strict=True)]
 
     @property
     def tokens(self) -> int:
@@ -157,53 +172,84 @@ def alternate(variants: Mapping[Any, Variant], rounds: int, new_tokens: int) -> 
             variant.round(new_tokens if number == 0 else 0)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What is kept of a variant when the device's memory is given to the next one."""
+
+    times: Mapping[str, list[float]]
+    tokens: int
+    lengths: list[int]
+    kv_bytes: int
+    growth: int | None
+    reserved: int | None
+    stages: dict[str, str] | None
+
+    @classmethod
+    def of(cls, variant: Variant) -> Measured:
+        v = variant
+        return cls(
+            v.times,
+            v.tokens,
+            list(v.lengths),
+            v.kv_bytes,
+            v.peak.growth,
+            v.reserved,
+            v.stages and dict(v.stages),
+        )
+
+
 def rows_of(
-    variants: Mapping[float, Variant], bench: Bench, shape: str, inputs: Mapping[str, Any]
+    measured: Mapping[float, Measured], bench: Bench, shape: str, batch: int, cameras: int
 ) -> dict[float, dict[str, Any]]:
     """Rows by retention; 1.0 is the unpruned model, which ratios refer to."""
-    model = bench.model(shape)
-    medians = {r: _medians(v.times) for r, v in variants.items()}
-    encoded = _encoded(model, inputs)
-    flops = {r: flops_parts(model, inputs, encoded, v) for r, v in variants.items()}
-    base = medians.get(1.0)
+    medians = {r: _medians(m.times) for r, m in measured.items()}
+    flops = _flops(measured, bench, shape, batch, cameras)
+    base, first = medians.get(1.0), flops.get(1.0)
     out = {}
-    for r, variant in variants.items():
+    for r, m in measured.items():
         own, parts = medians[r], flops[r]
         row: dict[str, Any] = {
-            name: summary(spent) if (spent := variant.times.get(name)) else None for name in PARTS
+            name: summary(spent) if (spent := m.times.get(name)) else None for name in PARTS
         }
         read = None if parts is None else parts["prefill_causal"] + parts["head"]
         whole = None if parts is None or read is None else read + parts["vision"] + parts["projector"]
-        first = flops.get(1.0)
         ratio = base["prefill_ms"] / own["prefill_ms"] if base else None
         limit = (first["prefill_causal"] + first["head"]) / read if first and read else None
         row |= {
-            "tokens": variant.tokens,
-            "peak_bytes": None if variant.peak.growth is None else bench.weights + variant.peak.growth,
-            "growth_bytes": variant.peak.growth,
-            "kv_bytes": variant.kv_bytes,
+            "tokens": m.tokens,
+            "peak_bytes": None if m.growth is None else bench.weights + m.growth,
+            "growth_bytes": m.growth,
+            "reserved_bytes": m.reserved,
+            "kv_bytes": m.kv_bytes,
             "flops_prefill": read,
             "flops_ttft": whole,
             "prefill_ratio": ratio,
             "ttft_ratio": base["ttft_ms"] / own["ttft_ms"] if base else None,
             "flops_ratio": limit,
             "share_of_limit": ratio / limit if ratio and limit else None,
-            "stages": variant.stages,
+            "stages": m.stages,
         }
         out[r] = row
     return out
 
 
+@torch.no_grad()
+def _flops(
+    measured: Mapping[float, Measured], bench: Bench, shape: str, batch: int, cameras: int
+) -> dict[float, dict[str, int] | None]:
+    """FLOPs of the whole batch by part: those of one sample, whose features are encoded for their shapes."""
+    model, inputs = bench.model(shape), bench.inputs(shape, 1, cameras)
+    encoded = Unpruned(model, inputs)
+    encoded.prepare(count=False)
+    out: dict[float, dict[str, int] | None] = {}
+    for r, m in measured.items():
+        one = flops_parts(model, inputs, encoded, m)
+        out[r] = None if one is None else {name: batch * value for name, value in one.items()}
+    return out
+
+
 def _medians(times: Mapping[str, list[float]]) -> dict[str, float]:
     return {name: summary(spent)["median"] for name, spent in times.items() if spent}
-
-
-@torch.no_grad()
-def _encoded(model: Any, inputs: Mapping[str, Any]) -> Unpruned:
-    """The encoder's output, from whose shapes FLOPs are worked out."""
-    side = Unpruned(model, inputs)
-    side.prepare(count=False)
-    return side
 
 
 def prune_at(model: Any, retention: Any, cameras: int, method: Any = "tfps") -> Any:
@@ -212,15 +258,21 @@ def prune_at(model: Any, retention: Any, cameras: int, method: Any = "tfps") -> 
 
 
 def make(
-    kind: str, bench: Bench, shape: str, inputs: Mapping[str, Any], retention: float, cameras: int
+    kind: str,
+    bench: Bench,
+    shape: str,
+    inputs: Mapping[str, Any],
+    retention: float,
+    cameras: int,
+    new_tokens: int,
 ) -> Variant:
-    """One variant of a call; retention 1.0 is the unpruned model."""
+    """One variant of a call, with room for an answer; retention 1.0 is the unpruned model."""
     setting: Setting = bench.setting
     model = bench.model(shape)
     pruned = None if retention == 1.0 else prune_at(model, retention, cameras)
     build: Callable[..., Variant] = Captured if kind == "captured" else Eager
     how: dict[str, Any] = {}
     if kind == "captured":
-        how = {"new_tokens": setting.new_tokens, "compile": setting.compile}
+        how = {"new_tokens": new_tokens, "compile": setting.compile}
     with torch.no_grad():
         return build(model, inputs, pruned, **how)

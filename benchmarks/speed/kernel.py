@@ -93,7 +93,7 @@ def measure(case: Case, setting: Setting, ceilings: Mapping[str, float | None]) 
         "floor_ms": floor,
         "share_of_floor": floor["total"] / ours if floor else None,
         "same_as_plain": _equal(best, works["plain"]()),
-        "same_tokens_as_float64": _jaccard(best, fps(features.double(), k, check=False, backend="torch")),
+        "same_tokens_as_float64": _jaccard(best, torch.stack(textbook(features, k, torch.float64))),
         "reach_ms": reach,
         "reached": None if reach is None else ours <= reach,
         "warps": _sweep(features, k, device) if programs and case == CASES[0] else None,

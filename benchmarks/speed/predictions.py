@@ -91,8 +91,7 @@ def _whole_way(cells: Cells) -> float:
 
 def _point(shape: str, cameras: int, mode: str, retention: float) -> Callable[[Cells], float]:
     def read(cells: Cells) -> float:
-        points = cells[f"break_even/{shape}-b1-{cameras}cam-{mode}"]["points"]
-        return next(ratio for r, ratio in points if r == retention)
+        return dict(map(tuple, cells[f"break_even/{shape}-b1-{cameras}cam-{mode}"]["points"]))[retention]
 
     return read
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import sys
+import weakref
 
 import pytest
 import torch
@@ -132,13 +134,17 @@ class Played:
 
 @pytest.fixture
 def played(monkeypatch):
-    def record(self, inputs):
+    def record(self, inputs, pool):
         self._graph = Played(self, inputs)
+        self.pool_used = pool.handle
         self._inputs, self._outputs, self.how = inputs, self._graph.outputs, "graph"
 
     monkeypatch.setattr(Stage, "_record", record)
     monkeypatch.setattr(sys.modules[p2d.Captured.__module__], "_recordable", lambda model, device: True)
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    handles = itertools.count()
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(handles))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "the caller's")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
 
 
 @families
@@ -201,12 +207,13 @@ def test_a_decode_step_that_cannot_be_recorded_is_told_too(monkeypatch, played):
     handle, inputs = pruned(shared_model(case)), prompt(case, "one")
     record = Stage._record
 
-    def fail(self, tensors):
+    def fail(self, tensors, pool):
         if self.name == "decode":
             raise RuntimeError("not permitted")
-        record(self, tensors)
+        record(self, tensors, pool)
 
     monkeypatch.setattr(Stage, "_record", fail)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *args: None)
     captured = p2d.capture(handle, inputs, new_tokens=NEW)
     assert captured.stages["decode"] == "plain: RuntimeError: not permitted"
@@ -219,17 +226,26 @@ def test_a_failed_recording_falls_back_and_says_why(monkeypatch, played):
     model, inputs = shared_model(case), prompt(case, "one")
     record = Stage._record
 
-    def fail(self, tensors):
+    streams, alive = [], []
+
+    def fail(self, tensors, pool):
         if self.name == "encode":
+            held = torch.zeros(3)  # what a call had made when it failed
+            alive.append(weakref.ref(held))
             raise RuntimeError("operation not permitted\nwhen stream is capturing")
-        record(self, tensors)
+        record(self, tensors, pool)
 
     monkeypatch.setattr(Stage, "_record", fail)
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *args: None)
     handle = pruned(model)
     captured = p2d.capture(handle, inputs)
     assert captured.stages["encode"] == "plain: RuntimeError: operation not permitted"
     assert captured.stages["prefill"] == "graph"
+    assert streams == ["the caller's"]
+    assert alive[0]() is None
+    # What comes later is recorded into memory that the failed recording has not touched.
+    assert {captured._stages[name].pool_used for name in ("choose", "prefill")} == {1}
     call = other_pixels(inputs)
     with handle:
         expected = model(**call, use_cache=True, logits_to_keep=1)

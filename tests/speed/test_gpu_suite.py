@@ -297,10 +297,31 @@ def test_jobs_of_a_gpu():
     assert listed.index("prefill/drivemm-b1-captured") < listed.index("steps/drivemm")
     assert "break_even/llava-onevision-0.5b-b1-6cam-eager" in listed
     assert "break_even/internvl2.5-8b-b1-2cam-eager" in listed
-    assert listed[-1] == "memory/drivemm-largest-r0.1"
+    assert listed[-1].startswith("prefill/qwen2.5-vl-7b-b8")
     # Whatever a prediction is about is measured.
     keys = {key.rpartition("/")[0] or key for key in listed}
     assert {p.section for p in predictions.PREDICTIONS} <= keys
+
+
+def test_a_batch_that_does_not_fit_is_told(tmp_path, monkeypatch):
+    """Larger batches are measured one variant after the other, so the unpruned one alone is lost."""
+    original = prefill.make
+
+    def full(mode, bench, shape, inputs, retention, cameras, new_tokens):
+        if len(inputs["input_ids"]) == 2 and retention == 1.0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(mode, bench, shape, inputs, retention, cameras, new_tokens)
+
+    monkeypatch.setattr(prefill, "make", full)
+    assert run(tmp_path, "--sections", "prefill", "--batches", "1", "2") == 0
+    suite = load_suite(tmp_path / "suite.json")
+    one, two = (suite["cells"][f"prefill/tiny-b{batch}-r0.1-captured"] for batch in (1, 2))
+    assert (one["turns"], two["turns"]) == (True, False)
+    assert list(two["lost"]) == ["1"]
+    assert two["prefill_ratio"] is None
+    assert two["flops_prefill"] == 2 * one["flops_prefill"]
+    assert two["kv_bytes"] == 2 * one["kv_bytes"]
+    assert "prefill/tiny-b2-r1-captured" not in suite["cells"]
 
 
 def test_outcomes_and_verdicts():
@@ -312,6 +333,11 @@ def test_outcomes_and_verdicts():
     assert told["reach-72"]["verdict"] == "met"
     assert told["kernel-364"]["verdict"] is None
     assert predictions.told(cells, "NVIDIA L4")[0]["outcome"] is None
+    cells["break_even/drivemm-b1-6cam-captured"] = {"points": [[0.75, 0.8]]}
+    assert {p["id"]: p for p in predictions.told(cells, "NVIDIA H100")}["pays-drivemm"]["outcome"] is None
+    cells["break_even/drivemm-b1-6cam-captured"] = {"points": [[0.95, 0.97], [0.75, 0.8]]}
+    told = {p["id"]: p for p in predictions.told(cells, "NVIDIA H100")}["pays-drivemm"]
+    assert (told["outcome"], told["verdict"]) == (0.97, "missed")
     cells[name]["backend"] = "torch"
     assert predictions.told(cells, "NVIDIA H100")[0]["outcome"] is None
 

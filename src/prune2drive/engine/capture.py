@@ -25,7 +25,7 @@ from .caches import Shortened, mark_cache
 from .clock import Clock
 from .decoding import FixedSteps, GrowingSteps, greedy
 from .frozen import Frozen
-from .graphs import Stage, Tensors, unchecked
+from .graphs import Pool, Stage, Tensors, unchecked
 from .record import Record
 
 STAGES = ("encode", "choose", "prefill")
@@ -105,7 +105,7 @@ class Captured:
         )
         self._example = {k: v for k, v in inputs.items() if isinstance(v, Tensor)}
         record = recordable and graphs is not False
-        pool = torch.cuda.graph_pool_handle() if record else None
+        pool = Pool() if record else None
         middle = self.frozen.choose if pruned else self.frozen.whole
         functions: dict[str, Callable[..., Tensors]] = {
             "encode": self.frozen.encode,
@@ -250,7 +250,7 @@ class Captured:
 
     def _run(self, name: str, *inputs: Tensor) -> Tensors:
         _check_free(self.model, self.pruned)
-        with unchecked(), self._passing(), self._clocks[name]:
+        with unchecked(), self._passing(), self._here(), self._clocks[name]:
             return self._stages[name](*inputs)
 
     def _own_cache(self) -> Any:
@@ -284,7 +284,7 @@ class Captured:
         step = fixed or GrowingSteps(self.frozen, self._own_cache(), self._cut[1])
         first = self._read[0][:, -1:].argmax(-1)
         position = self.frozen.following(self._cut[2])
-        with unchecked(), self._passing(), self._clocks["decode"]:
+        with unchecked(), self._passing(), self._here(), self._clocks["decode"]:
             answer = greedy(first, position, step, max_new_tokens, self._ends(eos_token_id))
         self._steps = answer.shape[1] - 1
         return answer
@@ -301,6 +301,11 @@ class Captured:
             return [] if given < 0 else [given]
         known = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         return [] if known is None else list(known) if isinstance(known, list | tuple) else [known]
+
+    def _here(self) -> AbstractContextManager[Any]:
+        """Inside, the model's GPU is the current one, whose streams clocks and replays go to."""
+        device = self._ids.device
+        return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
     def _passing(self) -> AbstractContextManager[None]:
         """Inside, a model that `prune` has wrapped takes calls as they are."""

@@ -15,7 +15,7 @@ from transformers import StaticCache
 from transformers.cache_utils import StaticLayer
 
 from .frozen import Frozen
-from .graphs import Stage, Tensors
+from .graphs import Pool, Stage, Tensors
 
 Step = Callable[[Tensor, Tensor], Tensor]
 """Token ``(B, 1)`` and its position id ``(B, 1)`` -> the next token ``(B, 1)``."""
@@ -68,7 +68,7 @@ class FixedSteps:
     Every answer begins with `begin`, which copies the prompt's keys and values in.
     """
 
-    def __init__(self, frozen: Frozen, room: int, record: bool, pool: Any) -> None:
+    def __init__(self, frozen: Frozen, room: int, record: bool, pool: Pool | None) -> None:
         self.frozen, self.room = frozen, room
         config = frozen.model.config.get_text_config(decoder=True)
         self.cache: Any = StaticCache(config=config, max_cache_len=frozen.length + room)

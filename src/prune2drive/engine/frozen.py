@@ -200,6 +200,7 @@ class Frozen:
 
     def prefill(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """From `choose`'s outputs: logits ``(B, 1, vocabulary)``, then keys and values of layer 0, 1, ..."""
+        self.cache: Any = None  # of the last call: one cache less beside the new one
         out = self.forward(*inputs)
         layers = out.past_key_values.layers
         self.cache = out.past_key_values

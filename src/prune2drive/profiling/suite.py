@@ -7,8 +7,9 @@ milliseconds, None where the machine or the model does not let them be taken. In
 - ``select_ms``: choosing; ``prefill_ms``: the language model up to the last token's logits, encoded and
   chosen beforehand (methods inside the language model: their choosing included); ``ttft_ms``: the whole call
   from pixels on the device.
-- ``peak_bytes``: weights and the most that was allocated beside them; ``kv_bytes``: of the cache behind the
-  prompt.
+- ``peak_bytes``: weights and the most that was allocated beside them; captured: from the recording on, so
+  with the buffers, a cache with room for the answer, and a copy for the caller. ``reserved_bytes``: what the
+  device's allocator keeps for a captured call. ``kv_bytes``: of the cache behind the prompt.
 - ``prefill_ratio``, ``ttft_ratio``: the unpruned median of the same run and mode over this one's.
   ``flops_ratio``: the same of the FLOPs of prefill and head, causal pairs only. ``share_of_limit``: the first
   over the last.

@@ -217,7 +217,7 @@ def break_even_table(suite: Suite) -> Table | None:
             ]
         )
     head = [Cell("Model"), Cell("Choosing"), Cell("Pays below"), *(Cell(percent(s), "kept") for s in shares)]
-    note = "Choosing and prefill together as a share of the unpruned prefill, by the share of tokens kept."
+    note = "Choosing, cutting the prompt and prefill as a share of the unpruned prefill, by the tokens kept."
     return Table("Where pruning pays", head, lines, note) if lines else None
 
 

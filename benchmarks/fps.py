@@ -17,7 +17,6 @@ import datetime
 import json
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 from prune2drive.functional import fps
+from prune2drive.profiling.timing import device_ms, in_turns
 
 CASES = [
     *[(6, 729, 4096, k) for k in (72, 182, 364)],
@@ -73,20 +73,6 @@ def textbook(features: Tensor, k: int, dtype: torch.dtype = torch.float32) -> li
     return orders
 
 
-def milliseconds(work: Callable[[], object], device: str) -> float:
-    if device != "cuda":
-        before = time.perf_counter()
-        work()
-        return 1e3 * (time.perf_counter() - before)
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize()
-    start.record()
-    work()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end)
-
-
 def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -120,13 +106,9 @@ def run(case: tuple[int, int, int, int], dtype: str, device: str, repeat: int) -
     mine = fps(features, k)
     other = torch.stack(textbook(features, k))
     shared = [len(set(a) & set(b)) / k for a, b in zip(mine.tolist(), other.tolist(), strict=True)]
-    times: dict[str, list[float]] = {name: [] for name in works}
     names = list(works)
-    for turn in range(repeat + 1):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            spent = milliseconds(works[name], device)
-            if turn:  # the first turn warms up
-                times[name].append(spent)
+    target = torch.device(device)
+    times = in_turns(works, repeat, lambda work: device_ms(work, target))
     row: dict[str, object] = {"shape": [views, n, dim], "k": k, "dtype": dtype}
     row["milliseconds"] = {name: summary(spent) for name, spent in times.items()}
     row["ratio to ours"] = {

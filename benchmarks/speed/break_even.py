@@ -45,7 +45,6 @@ def measure(bench: Bench, shape: str, cameras: int, mode: str) -> dict[str, dict
             "points": [list(point) for point in points],
             "pays_at": {f"{r:g}": ratio < 1 for r, ratio in points},
             "break_even_retention": crossing(points),
-            "pays_everywhere": all(ratio < 1 for _, ratio in points),
         }
     }
 

@@ -76,7 +76,6 @@ def measure(case: Case, setting: Setting, ceilings: Mapping[str, float | None]) 
     times = in_turns(works, rounds, lambda work: device_ms(work, device), warmup=1)
     best = works.get("kernel", works["plain"])()
     floor = floor_ms(case, ceilings)
-    fastest = min(min(times[name]) for name in ("kernel", "graph", "plain") if name in times)
     ours = summary(times["graph" if "graph" in times else "kernel" if programs else "plain"])["median"]
     reach = REACH_MS.get(case) if setting.cuda else None
     return {
@@ -88,7 +87,6 @@ def measure(case: Case, setting: Setting, ceilings: Mapping[str, float | None]) 
         "backend": "triton" if programs else "torch",
         "reason": None if programs else reason,
         "ms": {name: summary(spent) for name, spent in times.items()},
-        "fastest_ms": summary([fastest]),
         "parts_ms": _parts(features, k, device) if programs else None,
         "floor_ms": floor,
         "share_of_floor": floor["total"] / ours if floor else None,

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from prune2drive import LayerAveraged, PruneError, list_methods
-from prune2drive.benchmarks.contenders import HELPERS, PARTS
+from prune2drive import LayerAveraged, PruneError
+from prune2drive.benchmarks.contenders import whole_methods
 from prune2drive.layer_pruners.base import LayerPruner
 from prune2drive.profiling.flops import layer_averaged_tokens
 from prune2drive.profiling.timing import summary
@@ -23,9 +23,8 @@ UNPRUNED = "unpruned"
 
 
 def names() -> list[str]:
-    """Methods to measure, T-FPS first: those that stand for themselves, not stages of others."""
-    known = [n for n in list_methods() if n not in HELPERS and not n.endswith(PARTS)]
-    return sorted(known, key=lambda name: (name != "tfps", name))
+    """Methods to measure, T-FPS first."""
+    return sorted(whole_methods(), key=lambda name: (name != "tfps", name))
 
 
 def measure(bench: Bench, shape: str, retention: float, sheet: Sheet) -> dict[str, dict[str, Any]]:

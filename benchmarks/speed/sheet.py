@@ -83,8 +83,7 @@ class Sheet:
         """
         if job in self.data["jobs"]:
             return
-        for kind in ("skipped", "failures"):
-            self.data[kind] = [entry for entry in self.data[kind] if entry["cell"] != job]
+        self._forget(job)
         if self._end is not None and time.monotonic() > self._end:
             self.skip(job, OUT_OF_TIME)
             return
@@ -104,10 +103,17 @@ class Sheet:
         self.write()
         free()
 
+    def _forget(self, cell: str) -> None:
+        """What an earlier try said of a cell no longer counts."""
+        for kind in ("skipped", "failures"):
+            self.data[kind] = [entry for entry in self.data[kind] if entry["cell"] != cell]
+
     def skip(self, cell: str, reason: str) -> None:
+        self._forget(cell)
         self.data["skipped"].append({"cell": cell, "reason": reason})
 
     def fail(self, cell: str, error: Exception) -> None:
+        self._forget(cell)
         self.say(f"{cell}: {first_line(error)}")
         self.data["failures"].append({"cell": cell, "reason": first_line(error)})
 

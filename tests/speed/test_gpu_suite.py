@@ -21,7 +21,7 @@ from prune2drive.profiling.suite import load_suite  # noqa: E402
 from speed import break_even, ceilings, kernel, memory, pictures, predictions, prefill, rivals, steps  # noqa: E402
 from speed.bench import Bench  # noqa: E402
 from speed.setting import Setting  # noqa: E402
-from speed.sheet import Skip  # noqa: E402
+from speed.sheet import Sheet, Skip  # noqa: E402
 
 TOKENS = 6 * 37 + 64
 
@@ -190,6 +190,16 @@ def test_out_of_time(tmp_path, capsys):
     assert suite["cells"] == {}
     assert {e["reason"] for e in suite["skipped"]} == {"out of time"}
     assert "run the same command again" in capsys.readouterr().out
+
+
+def test_a_cell_is_told_of_once(tmp_path):
+    """What was skipped or failed within a job, when the job is tried again."""
+    sheet = Sheet(tmp_path / "suite.json", Setting("cpu", "float32", shapes=("tiny",)), say=lambda line: None)
+    sheet.fail("rivals/dart", RuntimeError("no memory"))
+    sheet.skip("rivals/dart", "too few layers")
+    sheet.skip("rivals/dart", "too few layers")
+    assert sheet.data["failures"] == []
+    assert sheet.data["skipped"] == [{"cell": "rivals/dart", "reason": "too few layers"}]
 
 
 def test_other_settings_are_refused(tmp_path, capsys):

@@ -227,15 +227,18 @@ def parse_methods(text: str) -> tuple[list[str], Reasons]:
             _check(item)
             found[item] = None
             continue
-        for name in list_methods():
-            if name in HELPERS or name.endswith(PARTS):
-                continue
+        for name in whole_methods():
             try:
                 _check(name)
                 found[name] = None
             except PruneError as error:  # one that is broken must not stop the others
                 reasons[name] = str(error)
     return list(found), reasons
+
+
+def whole_methods() -> list[str]:
+    """What `ALL` stands for: registered methods that are no part of another one."""
+    return [name for name in list_methods() if name not in HELPERS and not name.endswith(PARTS)]
 
 
 def parse_positions(text: str) -> list[str]:

@@ -23,6 +23,7 @@ from ..files import read_json, write_atomically
 from ..profiling.flops import head_flops, language_flops
 from ..profiling.hardware import hardware, versions
 from ..profiling.memory import peak_of
+from ..profiling.timing import wait
 from .answering import Answerer, Encoded
 from .compare import signals_of
 from .contenders import CONTROLS, VISUAL, Contender
@@ -166,10 +167,10 @@ class CostMeter:
         model = self.answerer.model
         device = prompt["input_ids"].device
         with pruned or nullcontext():
-            _wait(device)
+            wait(device)
             start = time.perf_counter()
             out = model(**prompt)
-            _wait(device)
+            wait(device)
             prefill = (time.perf_counter() - start) * 1e3
         choose = pruned.record.select_ms if pruned is not None else 0.0
         text = model.config.get_text_config()
@@ -221,8 +222,3 @@ def _medians(own: Sequence[Costs], others: Sequence[Costs] | None = None) -> Cos
         "kv_ratio": ratio("kv_bytes"),
         "rounds": len(own),
     }
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

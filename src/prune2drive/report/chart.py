@@ -78,6 +78,22 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{100 * share:.{digits}f}%" if digits else f"{100 * share:.3g}%"
 
 
+def svg_open(title: str, description: str, width: float, height: float, background: str | None = None) -> str:
+    """The beginning of a chart, up to its marks; ``background``: a colour, for files outside a page."""
+    ground = f'<rect width="100%" height="100%" fill="{escape(background)}"/>' if background else ""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {width:.0f} {height:.0f}" '
+        f'role="img" color="{INK}" fill="currentColor" font-family="{FONT}" font-size="13">'
+        f"<title>{escape(title)}</title><desc>{escape(description)}</desc>{ground}"
+    )
+
+
+def svg_text(x: float, y: float, words: str, anchor: str = "") -> str:
+    """Words at a place; ``anchor``: which of their points lies there, by default the first."""
+    where = f' text-anchor="{anchor}"' if anchor else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}"{where}>{escape(words)}</text>'
+
+
 def line_chart(
     series: Iterable[Series],
     *,

@@ -21,6 +21,7 @@ from .chart import (
     escape,
     percent,
     shortened,
+    svg_text,
     text_width,
     tick_step,
 )
@@ -303,7 +304,7 @@ def _legend(marks: Sequence[Mark], width: float) -> tuple[str, float]:
             x, y = 4.0, y + 20
         out.append(
             f'<g class="s{look}" color="{COLOURS[look]}"><g transform="translate({x + 9:.1f} {y - 4.5:.1f})">'
-            f"{shape}</g></g>{_text(x + 23, y, words)}"
+            f"{shape}</g></g>{svg_text(x + 23, y, words)}"
         )
         x += long + 10
     return "".join(out), y + 18 if entries else 36.0
@@ -317,21 +318,21 @@ def _axes(plot: _Plot, base: float, summary: Summary, marks: Sequence[Mark]) -> 
     for i in range(first, last + 1):
         y = plot.y(i * step)
         grid.append(f"M{plot.left:.1f} {y:.1f}H{plot.right:.1f}")
-        words.append(_text(plot.left - 8, y + 4.5, percent(i * step), "end"))
+        words.append(svg_text(plot.left - 8, y + 4.5, percent(i * step), "end"))
     visual, ticks = number(summary.get("visual")), ""
     for tokens in _x_ticks(plot, visual, marks):
         x = plot.x(tokens)
         ticks += f"M{x:.1f} {base:.1f}v5"
-        words.append(_text(x, base + 19, whole(tokens), "middle"))
+        words.append(svg_text(x, base + 19, whole(tokens), "middle"))
         if visual:
-            words.append(_text(x, base + 34, percent(tokens / visual), "middle"))
+            words.append(svg_text(x, base + 34, percent(tokens / visual), "middle"))
     middle = (plot.left + plot.right) / 2
     name = "Visual tokens per layer on average, log scale"
     return (
         f'<g class="grid" color="{LINE}"><path d="{"".join(grid)}" stroke="currentColor"/></g>'
         f'<g class="soft" color="{SOFT}"><path d="{ticks}M{plot.left:.1f} {base:.1f}'
         f'H{plot.right:.1f}" stroke="currentColor"/>{"".join(words)}'
-        f"{_text(4, 16, 'Questions answered correctly')}{_text(middle, base + 55, name, 'middle')}</g>"
+        f"{svg_text(4, 16, 'Questions answered correctly')}{svg_text(middle, base + 55, name, 'middle')}</g>"
     )
 
 
@@ -424,8 +425,3 @@ def _haloed(x: float, y: float, words: str, size: int = 13) -> str:
         f'<text class="halo name" x="{x:.1f}" y="{y:.1f}" font-size="{size}" stroke="#ffffff" '
         f'stroke-width="3" stroke-linejoin="round" paint-order="stroke">{escape(words)}</text>'
     )
-
-
-def _text(x: float, y: float, words: str, anchor: str = "") -> str:
-    where = f' text-anchor="{anchor}"' if anchor else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}"{where}>{escape(words)}</text>'

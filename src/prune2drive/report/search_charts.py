@@ -11,7 +11,19 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .chart import COLOURS, EM, FONT, INK, LINE, MARKERS, SOFT, Frame, escape, percent, shortened
+from .chart import (
+    COLOURS,
+    EM,
+    LINE,
+    MARKERS,
+    SOFT,
+    Frame,
+    escape,
+    percent,
+    shortened,
+    svg_open,
+    svg_text,
+)
 from .evaluation_tables import number, whole
 
 Result = Mapping[str, Any]
@@ -183,22 +195,22 @@ def importance_svg(shares: Mapping[str, float], *, width: int = 620, height: int
     plot = Frame(14, width - 60, 6, bottom, (0.0, marks[-1]), (0.0, 1.0))
     grid = "".join(f"M{plot.x(tick):.1f} 6V{bottom:.1f}" for tick in marks)
     out = [
-        _open(
+        svg_open(
             "How much the rate of each camera matters", "The numbers are in the table.", width, bottom + 48
         ),
         f'<g class="grid" color="{LINE}"><path d="{grid}" stroke="currentColor"/></g>',
         f'<g class="soft" color="{SOFT}">',
-        *(_text(plot.x(tick), bottom + 18, percent(tick), "middle") for tick in marks),
-        _text((plot.left + plot.right) / 2, bottom + 40, "Share of the importance", "middle"),
+        *(svg_text(plot.x(tick), bottom + 18, percent(tick), "middle") for tick in marks),
+        svg_text((plot.left + plot.right) / 2, bottom + 40, "Share of the importance", "middle"),
         "</g>",
     ]
     for i, (name, share) in enumerate(ranked):
         y, long = 6 + y_step * (i + 0.5), plot.x(share) - plot.left
         out.append(
-            f'{_text(plot.left, y - 5, shortened(name))}<g class="s0" color="{COLOURS[0]}"><rect '
+            f'{svg_text(plot.left, y - 5, shortened(name))}<g class="s0" color="{COLOURS[0]}"><rect '
             f'x="{plot.left}" y="{y + 2:.1f}" width="{max(long, 0.5):.1f}" height="10" rx="2">'
             f"<title>{escape(name)}: {percent(share, 1)}</title></rect></g>"
-            + _text(plot.x(share) + 7, y + 12, percent(share, 1))
+            + svg_text(plot.x(share) + 7, y + 12, percent(share, 1))
         )
     return "".join(out) + "</svg>\n"
 
@@ -244,28 +256,15 @@ def _begin(
             x, y = 4.0, y + 20
         marks.append(
             f'<g class="{look}" color="{_COLOUR[look]}"><g transform="translate({x + 9:.1f} {y - 4.5:.1f})">'
-            f"{shape}</g></g>{_text(x + 23, y, words)}"
+            f"{shape}</g></g>{svg_text(x + 23, y, words)}"
         )
         x += long + 12
     top = y + 18 if legend else 36.0
     plot = Frame(left, width - 16, top, height - 48, across, (y_ticks[0], y_ticks[-1]))
-    return plot, _open(title, description, width, height) + "".join(marks)
+    return plot, svg_open(title, description, width, height) + "".join(marks)
 
 
 _COLOUR = {"s0": COLOURS[0], "s1": COLOURS[1], "s2": COLOURS[2], "soft": SOFT}
-
-
-def _open(title: str, description: str, width: float, height: float) -> str:
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'role="img" color="{INK}" fill="currentColor" font-family="{FONT}" font-size="13">'
-        f"<title>{escape(title)}</title><desc>{escape(description)}</desc>"
-    )
-
-
-def _text(x: float, y: float, words: str, anchor: str = "") -> str:
-    where = f' text-anchor="{anchor}"' if anchor else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}"{where}>{escape(words)}</text>'
 
 
 def _decimals(marks: Sequence[float]) -> list[str]:
@@ -282,12 +281,12 @@ def _axis_words(
     inside = [tick for tick in x_ticks if plot.x_range[0] <= tick <= plot.x_range[1]]
     marks = "".join(f"M{plot.x(tick):.1f} {plot.bottom:.1f}v5" for tick in inside)
     texts = [
-        _text(plot.left - 8, plot.y(tick) + 4.5, words, "end")
+        svg_text(plot.left - 8, plot.y(tick) + 4.5, words, "end")
         for tick, words in zip(y_ticks, _decimals(y_ticks), strict=True)
     ]
-    texts += [_text(plot.x(tick), plot.bottom + 20, whole(tick), "middle") for tick in inside]
-    texts.append(_text(4, 16, y_label))
-    texts.append(_text((plot.left + plot.right) / 2, plot.bottom + 41, x_label, "middle"))
+    texts += [svg_text(plot.x(tick), plot.bottom + 20, whole(tick), "middle") for tick in inside]
+    texts.append(svg_text(4, 16, y_label))
+    texts.append(svg_text((plot.left + plot.right) / 2, plot.bottom + 41, x_label, "middle"))
     return (
         f'<g class="grid" color="{LINE}"><path d="{grid}" stroke="currentColor"/></g>'
         f'<g class="soft" color="{SOFT}"><path d="{marks}M{plot.left:.1f} {plot.bottom:.1f}'

@@ -14,8 +14,6 @@ from .chart import (
     COLOURS,
     DASHES,
     EM,
-    FONT,
-    INK,
     LINE,
     MARKERS,
     SOFT,
@@ -25,6 +23,8 @@ from .chart import (
     escape,
     percent,
     shortened,
+    svg_open,
+    svg_text,
     text_width,
 )
 
@@ -127,11 +127,11 @@ def bars_svg(
     ticks = _thinned(ticks, plot, axis)
     grid = "".join(f"M{plot.x(tick):.1f} {top:.1f}V{bottom:.1f}" for tick in ticks)
     out = [
-        _open(title, description, width, bottom + (46 if label else 26), background) + head,
+        svg_open(title, description, width, bottom + (46 if label else 26), background) + head,
         f'<g class="grid" color="{LINE}"><path d="{grid}" stroke="currentColor"/></g>',
         f'<g class="soft" color="{SOFT}">',
-        *(_text(plot.x(tick), bottom + 18, axis(tick), "middle") for tick in ticks),
-        _text((plot.left + plot.right) / 2, bottom + 39, label, "middle") if label else "",
+        *(svg_text(plot.x(tick), bottom + 18, axis(tick), "middle") for tick in ticks),
+        svg_text((plot.left + plot.right) / 2, bottom + 39, label, "middle") if label else "",
         "</g>",
     ]
     y = top
@@ -146,7 +146,7 @@ def bars_svg(
         out.append(
             f'<g class="soft" color="{SOFT}"><path d="M{x:.1f} {top:.1f}V{bottom:.1f}" fill="none" '
             f'stroke="currentColor" stroke-width="1.4" stroke-dasharray="6 4"/>'
-            f"{_text(x, top - 6, mark.name, 'middle' if x < width - 70 else 'end')}</g>"
+            f"{svg_text(x, top - 6, mark.name, 'middle' if x < width - 70 else 'end')}</g>"
         )
     return "".join(out) + "</svg>\n"
 
@@ -180,15 +180,15 @@ def ratio_svg(
         40, max(width - beside, 120), 34, height - 48, (xs[-1], xs[0]), (y_ticks[0], y_ticks[-1])
     )
     grid = "".join(f"M{plot.left:.1f} {plot.y(tick):.1f}H{plot.right:.1f}" for tick in y_ticks)
-    words = [_text(plot.left - 8, plot.y(tick) + 4.5, f"{tick:g}", "end") for tick in y_ticks]
+    words = [svg_text(plot.left - 8, plot.y(tick) + 4.5, f"{tick:g}", "end") for tick in y_ticks]
     words += [
-        _text(plot.x(x), plot.bottom + 20, percent(x), "middle")
+        svg_text(plot.x(x), plot.bottom + 20, percent(x), "middle")
         for x in spaced(xs, 1.6 if width > 400 else 2.4)
     ]
-    words += [_text(4, 16, y_label)]
-    words += [_text((plot.left + plot.right) / 2, plot.bottom + 41, "Visual tokens kept", "middle")]
+    words += [svg_text(4, 16, y_label)]
+    words += [svg_text((plot.left + plot.right) / 2, plot.bottom + 41, "Visual tokens kept", "middle")]
     out = [
-        _open(title, description, width, height),
+        svg_open(title, description, width, height),
         f'<g class="grid" color="{LINE}"><path d="{grid}" stroke="currentColor"/></g>',
         f'<g class="soft" color="{SOFT}">{"".join(words)}</g>',
     ]
@@ -226,7 +226,7 @@ def ratio_svg(
             f'{group}<path d="M{x + 6:.1f} {at:.1f}L{left - 2:.1f} {y:.1f}" fill="none" '
             f'stroke="currentColor" stroke-width=".8" stroke-opacity=".55"/>'
             f'<path d="{marker}" transform="translate({left + 5:.1f} {y:.1f})"/></g>'
-            + _text(left + 14, y + 4.5, shortened(name))
+            + svg_text(left + 14, y + 4.5, shortened(name))
         )
     return "".join(out) + "</svg>\n"
 
@@ -274,7 +274,7 @@ def _bar(
     """The name of a bar, its parts, and what it comes to."""
     top = y + height - _THICK - 6
     name = shortened(bar.name, 44 if narrow else _LONGEST)
-    at = _haloed(plot.left, top - 5, name) if narrow else _text(4, top + 11, name)
+    at = _haloed(plot.left, top - 5, name) if narrow else svg_text(4, top + 11, name)
     out, done = [at], 0.0
     first = plot.left
     for look, value in bar.parts:
@@ -301,7 +301,7 @@ def _legend(names: Sequence[tuple[int, str]], width: float) -> tuple[float, str]
             x, y = 4.0, y + _LEGEND
         out.append(
             f'<g class="s{look % len(COLOURS)}" color="{COLOURS[look % len(COLOURS)]}"><rect x="{x:.1f}" '
-            f'y="{y - 10:.1f}" width="12" height="12"/></g>{_text(x + 17, y, name)}'
+            f'y="{y - 10:.1f}" width="12" height="12"/></g>{svg_text(x + 17, y, name)}'
         )
         x += long + 14
     return (y + 10 if names else 4.0), "".join(out)
@@ -351,20 +351,6 @@ def _ratios(low: float, high: float) -> list[float]:
     first = max((i for i, m in enumerate(marks) if m <= low * 1.001), default=0)
     last = min((i for i, m in enumerate(marks) if m >= high * 0.999), default=len(marks) - 1)
     return marks[first : last + 1]
-
-
-def _open(title: str, description: str, width: float, height: float, background: str | None = None) -> str:
-    ground = f'<rect width="100%" height="100%" fill="{escape(background)}"/>' if background else ""
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'role="img" color="{INK}" fill="currentColor" font-family="{FONT}" font-size="13">'
-        f"<title>{escape(title)}</title><desc>{escape(description)}</desc>{ground}"
-    )
-
-
-def _text(x: float, y: float, words: str, anchor: str = "") -> str:
-    where = f' text-anchor="{anchor}"' if anchor else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}"{where}>{escape(words)}</text>'
 
 
 def _haloed(x: float, y: float, words: str) -> str:
